@@ -1,0 +1,85 @@
+use std::time::Duration;
+
+use crate::Bytes;
+
+/// What a backend says while it answers. A stream is any number of `Progress` and text, then one `Finished`; a stream
+/// that ends without `Finished` was cut off.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChatEvent {
+    /// What is happening before the first token, and how far it is.
+    Progress(Progress),
+    /// Text of the answer, to be appended: always whole UTF-8, never a part of a stop string.
+    Text(String),
+    /// Text of the model's thinking, to be appended.
+    Thinking(String),
+    /// The answer is whole.
+    Finished(Finish),
+}
+
+/// What happens before the first token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Weights are being read.
+    Loading {
+        /// Read so far.
+        done: Bytes,
+        /// Of so many.
+        total: Bytes,
+    },
+    /// Another request is being served first.
+    Waiting {
+        /// How many requests are before this one.
+        ahead: usize,
+    },
+    /// The prompt is running through the model.
+    Prefill {
+        /// Tokens that are in the cache.
+        done: usize,
+        /// Tokens of the prompt.
+        total: usize,
+    },
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FinishReason {
+    /// The model ended it, or a stop string did.
+    Stop,
+    /// `max_tokens` or the end of the context was reached.
+    Length,
+    /// Whoever asked went away.
+    Cancelled,
+}
+
+/// Tokens of one answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the rendered prompt.
+    pub prompt_tokens: usize,
+    /// Tokens of the prompt that were in a cache already.
+    pub cached_tokens: usize,
+    /// Tokens of the answer.
+    pub completion_tokens: usize,
+}
+
+/// How long the parts of one answer took. `None` where the backend doesn't say.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Timings {
+    /// Request accepted → first visible token.
+    pub ttft: Option<Duration>,
+    /// Prompt tokens run through the model per second, cached ones not counted.
+    pub prefill_tokens_per_sec: Option<f64>,
+    /// Tokens written per second after the first.
+    pub decode_tokens_per_sec: Option<f64>,
+}
+
+/// The end of a whole answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Finish {
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// Tokens read and written; `None` where a node doesn't tell.
+    pub usage: Option<Usage>,
+    /// How fast it was.
+    pub timings: Timings,
+}

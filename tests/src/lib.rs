@@ -1,0 +1,1 @@
+//! System tests: see the files beside this folder. Nothing is exported.
