@@ -1,1 +1,15 @@
-//! routing
+//! Judges: policy, demand and readings in, a decision with its reason out.
+//!
+//! It does no I/O, reads no clock and starts no task; everything it needs is an argument, so the same arguments always
+//! give the same decision. It never sends anything anywhere: `app` does what the decision says. A reading that is
+//! unknown is never taken for zero or for fine, and the decision says that it is unknown. Start at `decide`.
+
+#![warn(missing_docs)]
+
+mod decision;
+mod demand;
+mod policy;
+
+pub use decision::{Alternative, Decision, Fit, ReadingCheck, Reason, Target, Verdict};
+pub use demand::{Demand, LocalModel, NodeOption, PlaceChoice};
+pub use policy::{OffloadMode, Policy};

@@ -1,1 +1,17 @@
-//! store
+//! Keeps what must survive a restart: conversations, drafts, nodes, settings and models added by reference, in one
+//! SQLite file; keys of nodes in a file of their own that only this user can read.
+//!
+//! SQL appears nowhere else in the workspace. Nothing here decides anything or knows a format of a message or a
+//! setting; values that callers encode are kept as they are. All calls block: async callers use a blocking thread.
+//! A process that is killed in mid-answer loses nothing that was appended before. Start at `Store`.
+
+#![warn(missing_docs)]
+
+mod error;
+mod message;
+
+pub use error::StoreError;
+pub use message::{
+    Conversation, ConversationId, ConversationSummary, MessageEnd, MessageId, MessageState, NewMessage, NodeRow,
+    Segment, StoredMessage,
+};
