@@ -1,0 +1,38 @@
+//! OpenAI's chat completions, as the engines in the field really speak them.
+//!
+//! A program's request comes in through [`decode_request`] and is answered with [`ChunkEncoder`] or
+//! [`encode_response`]; a node is asked with [`encode_request`] and understood with [`decode_chunk`] or
+//! [`decode_response`].
+
+mod error;
+mod json;
+mod models;
+mod reply;
+mod request;
+
+pub use error::{ErrorBody, decode_error, encode_error};
+pub use models::{ModelEntry, decode_models, encode_models};
+pub use reply::{ChunkEncoder, Piece, ReplyHead, decode_chunk, decode_response, encode_response};
+pub use request::{ChatCall, RequestError, decode_request, encode_request};
+
+/// What came from a node is not what the dialect says it should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Not JSON at all; the place is where reading stopped.
+    #[error("not JSON at line {line}, column {column}")]
+    NotJson {
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1.
+        column: usize,
+    },
+    /// JSON, but without what belongs there.
+    #[error("no {0} in the JSON")]
+    Missing(&'static str),
+}
+
+impl From<serde_json::Error> for DecodeError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::NotJson { line: error.line(), column: error.column() }
+    }
+}

@@ -1,0 +1,290 @@
+use std::time::Duration;
+
+use chat::{ChatEvent, Finish, FinishReason, Progress, Timings, Usage};
+use serde_json::{Map, Value, json};
+
+use super::DecodeError;
+use super::error::{ErrorBody, error_in, error_json};
+use super::json::{count, member};
+use crate::sse;
+
+/// What every chunk of one answer repeats.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplyHead {
+    /// Names this answer: `chatcmpl-…`.
+    pub id: String,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The model that answers.
+    pub model: String,
+}
+
+/// Writes one answer as a stream of events, ready to be sent.
+#[derive(Clone, Debug)]
+pub struct ChunkEncoder {
+    head: ReplyHead,
+    include_usage: bool,
+    has_started: bool,
+}
+
+impl ChunkEncoder {
+    /// An encoder for one answer; `include_usage` as the request's `stream_options` say.
+    pub fn new(head: ReplyHead, include_usage: bool) -> Self {
+        Self { head, include_usage, has_started: false }
+    }
+
+    /// The bytes for one event. Progress becomes a comment, which keeps the connection alive and which every client
+    /// passes over. `Finished` also writes the usage, where it is wanted, and the end mark.
+    pub fn encode(&mut self, event: &ChatEvent) -> String {
+        match event {
+            ChatEvent::Progress(progress) => sse::encode_comment(&progress_words(*progress)),
+            ChatEvent::Text(text) => self.delta("content", text),
+            ChatEvent::Thinking(text) => self.delta("reasoning_content", text),
+            ChatEvent::Finished(finish) => self.end(finish),
+        }
+    }
+
+    /// The bytes that end a stream which can't go on; no end mark follows, so that nobody takes the answer for whole.
+    pub fn encode_error(&self, error: &ErrorBody) -> String {
+        sse::encode_data(&error_json(error).to_string())
+    }
+
+    fn delta(&mut self, name: &str, text: &str) -> String {
+        let mut delta = Map::new();
+        if !self.has_started {
+            self.has_started = true;
+            delta.insert("role".into(), json!("assistant"));
+        }
+        delta.insert(name.into(), json!(text));
+        sse::encode_data(&self.chunk(&delta, None).to_string())
+    }
+
+    fn end(&mut self, finish: &Finish) -> String {
+        let mut out = String::new();
+        if !self.has_started {
+            out.push_str(&self.delta("content", ""));
+        }
+        let mut last = self.chunk(&Map::new(), Some(finish.reason));
+        if let Some(timings) = timings_json(finish) {
+            last["timings"] = timings;
+        }
+        out.push_str(&sse::encode_data(&last.to_string()));
+        if let (true, Some(usage)) = (self.include_usage, finish.usage) {
+            let mut chunk = self.head_json("chat.completion.chunk");
+            chunk["choices"] = json!([]);
+            chunk["usage"] = usage_json(usage);
+            out.push_str(&sse::encode_data(&chunk.to_string()));
+        }
+        out.push_str(&sse::encode_data(sse::DONE));
+        out
+    }
+
+    fn chunk(&self, delta: &Map<String, Value>, reason: Option<FinishReason>) -> Value {
+        let mut chunk = self.head_json("chat.completion.chunk");
+        chunk["choices"] = json!([{ "index": 0, "delta": delta, "finish_reason": reason.map(reason_word) }]);
+        chunk
+    }
+
+    fn head_json(&self, object: &str) -> Value {
+        head_json(&self.head, object)
+    }
+}
+
+/// The body of an answer that was not wanted as a stream.
+pub fn encode_response(head: &ReplyHead, text: &str, thinking: &str, finish: &Finish) -> Vec<u8> {
+    let mut message = json!({ "role": "assistant", "content": text });
+    if !thinking.is_empty() {
+        message["reasoning_content"] = json!(thinking);
+    }
+    let mut body = head_json(head, "chat.completion");
+    body["choices"] = json!([{ "index": 0, "message": message, "finish_reason": reason_word(finish.reason) }]);
+    if let Some(usage) = finish.usage {
+        body["usage"] = usage_json(usage);
+    }
+    if let Some(timings) = timings_json(finish) {
+        body["timings"] = timings;
+    }
+    body.to_string().into_bytes()
+}
+
+/// What one chunk of a stream, or one whole response, says. Everything may be absent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Piece {
+    /// Text of the answer, to be appended; not empty.
+    pub text: Option<String>,
+    /// Text of the model's thinking, to be appended; not empty.
+    pub thinking: Option<String>,
+    /// Why the answer ended, in the last chunk that has a choice.
+    pub finish: Option<FinishReason>,
+    /// Tokens, often in a chunk of their own after the end.
+    pub usage: Option<Usage>,
+    /// How fast the server says it was. Only Tidegate tells the `ttft`.
+    pub timings: Option<Timings>,
+    /// The server failed in mid-stream.
+    pub error: Option<ErrorBody>,
+}
+
+/// Reads the data of one event of a stream; [`sse::DONE`] is the caller's to look for.
+pub fn decode_chunk(data: &str) -> Result<Piece, DecodeError> {
+    piece(&serde_json::from_str(data)?)
+}
+
+/// Reads a whole response. An error that a server sent with status 200 is in [`Piece::error`].
+pub fn decode_response(body: &[u8]) -> Result<Piece, DecodeError> {
+    let piece = piece(&serde_json::from_slice(body)?)?;
+    if piece.finish.is_none() && piece.error.is_none() && piece.text.is_none() && piece.thinking.is_none() {
+        return Err(DecodeError::Missing("choice"));
+    }
+    Ok(piece)
+}
+
+fn piece(value: &Value) -> Result<Piece, DecodeError> {
+    let object = value.as_object().ok_or(DecodeError::Missing("object"))?;
+    if let Some(error) = error_in(value) {
+        return Ok(Piece { error: Some(error), ..Piece::default() });
+    }
+    let mut piece = Piece {
+        usage: member(object, "usage").and_then(decode_usage),
+        timings: member(object, "timings").and_then(decode_timings),
+        ..Piece::default()
+    };
+    let choices = member(object, "choices").and_then(Value::as_array);
+    if choices.is_none() && piece.usage.is_none() && piece.timings.is_none() {
+        return Err(DecodeError::Missing("choices"));
+    }
+    // Only one answer is ever asked for; a server that sends more is read as far as the first.
+    let is_first = |choice: &&Value| choice.get("index").and_then(Value::as_u64).unwrap_or(0) == 0;
+    let Some(choice) = choices.and_then(|list| list.iter().find(is_first)) else { return Ok(piece) };
+    let part = choice.get("delta").or_else(|| choice.get("message"));
+    let text = |name: &str| {
+        let text = part.and_then(|part| part.get(name)).and_then(Value::as_str);
+        text.filter(|text| !text.is_empty()).map(str::to_owned)
+    };
+    piece.text = text("content");
+    // llama.cpp, SGLang and DeepSeek say `reasoning_content`; vLLM, mlx_lm, Ollama and LM Studio `reasoning`; some both.
+    piece.thinking = text("reasoning_content").or_else(|| text("reasoning"));
+    piece.finish = choice.get("finish_reason").and_then(Value::as_str).and_then(reason_of);
+    Ok(piece)
+}
+
+fn reason_word(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        // The dialect has no word for it; a node that is read by us tells that its answer is not whole.
+        FinishReason::Cancelled => "cancelled",
+    }
+}
+
+/// `None` for the empty word that some servers put into every chunk. Words we don't know end an answer like any other.
+fn reason_of(word: &str) -> Option<FinishReason> {
+    match word {
+        "" => None,
+        "length" | "max_tokens" => Some(FinishReason::Length),
+        "cancelled" | "abort" | "aborted" => Some(FinishReason::Cancelled),
+        _ => Some(FinishReason::Stop),
+    }
+}
+
+fn usage_json(usage: Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens.saturating_add(usage.completion_tokens),
+        "prompt_tokens_details": { "cached_tokens": usage.cached_tokens },
+    })
+}
+
+fn decode_usage(value: &Value) -> Option<Usage> {
+    Some(Usage {
+        prompt_tokens: count(value.get("prompt_tokens"))?,
+        cached_tokens: count(value.pointer("/prompt_tokens_details/cached_tokens")).unwrap_or(0),
+        completion_tokens: count(value.get("completion_tokens"))?,
+    })
+}
+
+/// Timings in llama.cpp's words, and `ttft_ms` for which it has none.
+fn timings_json(finish: &Finish) -> Option<Value> {
+    let mut timings = Map::new();
+    let mut set = |name: &str, value: Option<f64>| {
+        if let Some(value) = value.filter(|value| value.is_finite()) {
+            timings.insert(name.into(), json!(value));
+        }
+    };
+    set("ttft_ms", finish.timings.ttft.map(|ttft| ttft.as_secs_f64() * 1000.0));
+    set("prompt_per_second", finish.timings.prefill_tokens_per_sec);
+    set("predicted_per_second", finish.timings.decode_tokens_per_sec);
+    (!timings.is_empty()).then_some(Value::Object(timings))
+}
+
+fn decode_timings(value: &Value) -> Option<Timings> {
+    let number = |name: &str| value.get(name).and_then(Value::as_f64).filter(|n| n.is_finite() && *n > 0.0);
+    let timings = Timings {
+        ttft: number("ttft_ms").and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok()),
+        prefill_tokens_per_sec: number("prompt_per_second"),
+        decode_tokens_per_sec: number("predicted_per_second"),
+    };
+    (timings != Timings::default()).then_some(timings)
+}
+
+fn progress_words(progress: Progress) -> String {
+    match progress {
+        Progress::Loading { done, total } => format!("loading {}/{}", done.0, total.0),
+        Progress::Waiting { ahead } => format!("waiting {ahead}"),
+        Progress::Prefill { done, total } => format!("prefill {done}/{total}"),
+    }
+}
+
+fn head_json(head: &ReplyHead, object: &str) -> Value {
+    json!({ "id": head.id, "object": object, "created": head.created, "model": head.model })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(data: &str, expected: &Piece) {
+        assert_eq!(&decode_chunk(data).unwrap(), expected, "{data}");
+    }
+
+    #[test]
+    fn chunks_of_many_servers_are_read() {
+        let text = |text: &str| Piece { text: Some(text.into()), ..Piece::default() };
+        check(r#"{"choices":[{"delta":{"role":"assistant","content":"a"}}]}"#, &text("a"));
+        check(r#"{"choices":[{"index":0,"delta":{"content":""},"finish_reason":""}],"usage":null}"#, &Piece::default());
+        check(
+            r#"{"choices":[{"index":1,"delta":{"content":"other"}},{"index":0,"delta":{"content":"x"}}]}"#,
+            &text("x"),
+        );
+        check(r#"{"choices":[]}"#, &Piece::default());
+        let thinking = Piece { thinking: Some("hm".into()), ..Piece::default() };
+        check(r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#, &thinking);
+        check(r#"{"choices":[{"delta":{"reasoning":"hm","content":null}}]}"#, &thinking);
+        check(r#"{"choices":[{"delta":{"reasoning":"hm","reasoning_content":"hm"}}]}"#, &thinking);
+        for (word, reason) in [
+            ("stop", FinishReason::Stop),
+            ("length", FinishReason::Length),
+            ("eos", FinishReason::Stop),
+            ("abort", FinishReason::Cancelled),
+        ] {
+            let data = format!(r#"{{"choices":[{{"delta":{{}},"finish_reason":"{word}"}}]}}"#);
+            check(&data, &Piece { finish: Some(reason), ..Piece::default() });
+        }
+        let usage = Usage { prompt_tokens: 9, cached_tokens: 4, completion_tokens: 2 };
+        let data = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11,"prompt_tokens_details":{"cached_tokens":4}}}"#;
+        check(data, &Piece { usage: Some(usage), ..Piece::default() });
+        let data = r#"{"choices":[],"timings":{"prompt_n":1,"prompt_per_second":100.5,"predicted_per_second":20.0}}"#;
+        let timings = Timings { ttft: None, prefill_tokens_per_sec: Some(100.5), decode_tokens_per_sec: Some(20.0) };
+        check(data, &Piece { timings: Some(timings), ..Piece::default() });
+        let failed = decode_chunk(r#"{"error":{"message":"out of memory","code":500}}"#).unwrap();
+        assert_eq!(failed.error.unwrap().message, "out of memory");
+    }
+
+    #[test]
+    fn what_is_no_chunk_is_an_error() {
+        assert_eq!(decode_chunk("{}"), Err(DecodeError::Missing("choices")));
+        assert_eq!(decode_chunk("[1]"), Err(DecodeError::Missing("object")));
+        assert!(matches!(decode_chunk("[DONE]"), Err(DecodeError::NotJson { .. })));
+        assert_eq!(decode_response(br#"{"choices":[]}"#), Err(DecodeError::Missing("choice")));
+    }
+}

@@ -1,0 +1,363 @@
+use chat::{ChatRequest, Message, Role, SamplingParams};
+use serde_json::{Map, Value, json};
+
+use super::json::{integer, kind, member};
+
+/// One call of `/v1/chat/completions`, decoded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ChatCall {
+    /// What is asked.
+    pub request: ChatRequest,
+    /// The answer is wanted as a stream of events.
+    pub stream: bool,
+    /// A stream ends with a chunk that counts tokens.
+    pub include_usage: bool,
+}
+
+/// A request that can't be served as it stands. The message is a sentence for whoever wrote the program; it names
+/// places and types and never repeats a message's text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct RequestError {
+    /// What is wrong.
+    pub message: String,
+    /// Which member is wrong, as a path: `messages[2].content[0].type`.
+    pub param: Option<String>,
+}
+
+impl RequestError {
+    fn at(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { message: message.into(), param: Some(param.into()) }
+    }
+}
+
+type Object = Map<String, Value>;
+
+/// Reads the body of a call. Unknown members are ignored; members that would change the answer and can't be served
+/// (`n` above 1, images, tools, a response format) are errors.
+pub fn decode_request(body: &[u8]) -> Result<ChatCall, RequestError> {
+    let value: Value = serde_json::from_slice(body).map_err(|error| RequestError {
+        message: format!("the body is not JSON: line {}, column {}", error.line(), error.column()),
+        param: None,
+    })?;
+    let Value::Object(object) = value else {
+        return Err(RequestError { message: format!("the body is {}, not an object", kind(&value)), param: None });
+    };
+    refuse_unsupported(&object)?;
+    let model = member(&object, "model").map(|value| string(value, "model")).transpose()?;
+    let stream = flag(&object, "stream", "stream")?;
+    let include_usage = match member(&object, "stream_options") {
+        Some(Value::Object(options)) => flag(options, "include_usage", "stream_options.include_usage")?,
+        Some(other) => return Err(wrong_type("stream_options", "an object", other)),
+        None => false,
+    };
+    let request = ChatRequest {
+        model: model.filter(|name| !name.is_empty()),
+        messages: messages(&object)?,
+        sampling: sampling(&object)?,
+    };
+    Ok(ChatCall { request, stream, include_usage })
+}
+
+/// The body that asks a node for `model`'s answer. Parameters that were not set are left to the node; those that
+/// OpenAI doesn't know (`top_k`, `min_p`, repetition) go under the names that llama.cpp, vLLM and mlx_lm read.
+pub fn encode_request(call: &ChatCall) -> Vec<u8> {
+    let ChatRequest { model, messages, sampling } = &call.request;
+    let mut body = Object::new();
+    if let Some(model) = model {
+        body.insert("model".into(), json!(model));
+    }
+    let messages: Vec<Value> = messages
+        .iter()
+        .map(|message| json!({ "role": message.role.as_str(), "content": message.text.expose() }))
+        .collect();
+    body.insert("messages".into(), json!(messages));
+    body.insert("stream".into(), json!(call.stream));
+    if call.stream && call.include_usage {
+        body.insert("stream_options".into(), json!({ "include_usage": true }));
+    }
+    let mut set = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            body.insert(name.into(), value);
+        }
+    };
+    set("temperature", sampling.temperature.map(short));
+    set("top_k", sampling.top_k.map(Value::from));
+    set("top_p", sampling.top_p.map(short));
+    set("min_p", sampling.min_p.map(short));
+    set("repetition_penalty", sampling.repetition_penalty.map(short));
+    set("repeat_penalty", sampling.repetition_penalty.map(short));
+    set("presence_penalty", sampling.presence_penalty.map(short));
+    set("frequency_penalty", sampling.frequency_penalty.map(short));
+    set("seed", sampling.seed.map(Value::from));
+    set("max_tokens", sampling.max_tokens.map(Value::from));
+    set("stop", (!sampling.stop.is_empty()).then(|| json!(sampling.stop)));
+    Value::Object(body).to_string().into_bytes()
+}
+
+/// A parameter with the digits a person wrote: 0.7 rather than the 0.699999988079071 that the `f32` widens to.
+fn short(value: f32) -> Value {
+    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
+}
+
+fn refuse_unsupported(object: &Object) -> Result<(), RequestError> {
+    if let Some(n) = member(object, "n")
+        && integer(n) != Some(1)
+    {
+        return Err(RequestError::at("n", "only one answer per request can be given: `n` must be 1"));
+    }
+    let wants_no_tool = member(object, "tool_choice").and_then(Value::as_str) == Some("none");
+    for name in ["tools", "functions"] {
+        let is_given = member(object, name).is_some_and(|tools| tools.as_array().is_none_or(|list| !list.is_empty()));
+        if is_given && !wants_no_tool {
+            return Err(RequestError::at(name, format!("calling tools is not supported: leave `{name}` out")));
+        }
+    }
+    if let Some(format) = member(object, "response_format")
+        && format.get("type").and_then(Value::as_str) != Some("text")
+    {
+        return Err(RequestError::at("response_format", "only the response format `text` is supported"));
+    }
+    if member(object, "logprobs").is_some_and(|value| *value != Value::Bool(false)) {
+        return Err(RequestError::at("logprobs", "log probabilities are not supported"));
+    }
+    if member(object, "logit_bias").and_then(Value::as_object).is_some_and(|bias| !bias.is_empty()) {
+        return Err(RequestError::at("logit_bias", "a bias on logits is not supported"));
+    }
+    let is_text = |value: &Value| value.as_array().is_some_and(|list| list.iter().all(|kind| *kind == "text"));
+    if member(object, "modalities").is_some_and(|value| !is_text(value)) {
+        return Err(RequestError::at("modalities", "only text can be answered"));
+    }
+    Ok(())
+}
+
+fn messages(object: &Object) -> Result<Vec<Message>, RequestError> {
+    let list = match member(object, "messages") {
+        Some(Value::Array(list)) if !list.is_empty() => list,
+        Some(Value::Array(_)) => return Err(RequestError::at("messages", "`messages` is empty")),
+        Some(other) => return Err(wrong_type("messages", "an array", other)),
+        None => return Err(RequestError::at("messages", "`messages` is missing")),
+    };
+    list.iter().enumerate().map(|(index, value)| message(value, &format!("messages[{index}]"))).collect()
+}
+
+fn message(value: &Value, at: &str) -> Result<Message, RequestError> {
+    let Value::Object(object) = value else { return Err(wrong_type(at, "an object", value)) };
+    let role_at = format!("{at}.role");
+    let role = match member(object, "role") {
+        Some(Value::String(name)) => Role::parse(name).ok_or_else(|| {
+            RequestError::at(&role_at, format!("`{role_at}` must be system, developer, user, assistant or tool"))
+        })?,
+        Some(other) => return Err(wrong_type(&role_at, "a string", other)),
+        None => return Err(RequestError::at(&role_at, format!("`{role_at}` is missing"))),
+    };
+    let has_tool_calls =
+        member(object, "tool_calls").is_some_and(|calls| calls.as_array().is_none_or(|list| !list.is_empty()));
+    if has_tool_calls {
+        return Err(RequestError::at(format!("{at}.tool_calls"), "calling tools is not supported"));
+    }
+    let content_at = format!("{at}.content");
+    let text = match member(object, "content") {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(parts)) => {
+            let texts: Result<Vec<&str>, RequestError> = parts
+                .iter()
+                .enumerate()
+                .map(|(index, part)| part_text(part, &format!("{content_at}[{index}]")))
+                .collect();
+            texts?.join("\n")
+        }
+        Some(other) => return Err(wrong_type(&content_at, "a string or an array of parts", other)),
+        // An assistant's turn may have had nothing to say; anybody else's must say something.
+        None if role == Role::Assistant => String::new(),
+        None => return Err(RequestError::at(&content_at, format!("`{content_at}` is missing"))),
+    };
+    Ok(Message::new(role, text))
+}
+
+fn part_text<'a>(part: &'a Value, at: &str) -> Result<&'a str, RequestError> {
+    let Value::Object(object) = part else { return Err(wrong_type(at, "an object", part)) };
+    let type_at = format!("{at}.type");
+    let name = match member(object, "type").and_then(Value::as_str) {
+        Some("text") => "text",
+        Some("refusal") => "refusal",
+        Some("image_url" | "input_image" | "image") => {
+            return Err(RequestError::at(type_at, "images are not supported: only text parts can be read"));
+        }
+        Some("input_audio" | "audio") => {
+            return Err(RequestError::at(type_at, "audio is not supported: only text parts can be read"));
+        }
+        Some(_) => return Err(RequestError::at(type_at, "only parts of type `text` are supported")),
+        None => return Err(RequestError::at(&type_at, format!("`{type_at}` is missing"))),
+    };
+    let text_at = format!("{at}.{name}");
+    match object.get(name) {
+        Some(Value::String(text)) => Ok(text),
+        Some(other) => Err(wrong_type(&text_at, "a string", other)),
+        None => Err(RequestError::at(&text_at, format!("`{text_at}` is missing"))),
+    }
+}
+
+fn sampling(object: &Object) -> Result<SamplingParams, RequestError> {
+    let repetition =
+        if member(object, "repetition_penalty").is_some() { "repetition_penalty" } else { "repeat_penalty" };
+    let most = if member(object, "max_completion_tokens").is_some() { "max_completion_tokens" } else { "max_tokens" };
+    Ok(SamplingParams {
+        temperature: number(object, "temperature", 0.0, 100.0)?,
+        // A negative `top_k` is how vLLM says "all of them".
+        top_k: whole(object, "top_k")?.map(|n| usize::try_from(n.max(0)).unwrap_or(usize::MAX)),
+        top_p: number(object, "top_p", 0.0, 1.0)?,
+        min_p: number(object, "min_p", 0.0, 1.0)?,
+        repetition_penalty: number(object, repetition, 0.01, 100.0)?,
+        presence_penalty: number(object, "presence_penalty", -100.0, 100.0)?,
+        frequency_penalty: number(object, "frequency_penalty", -100.0, 100.0)?,
+        // A negative seed is how llama.cpp says "draw one".
+        seed: whole(object, "seed")?.and_then(|n| u64::try_from(n).ok()),
+        // A negative limit is how llama.cpp and LM Studio say "no limit".
+        max_tokens: match whole(object, most)? {
+            Some(0) => return Err(RequestError::at(most, format!("`{most}` must be at least 1"))),
+            n => n.and_then(|n| usize::try_from(n).ok()),
+        },
+        stop: stop(object)?,
+    })
+}
+
+fn stop(object: &Object) -> Result<Vec<String>, RequestError> {
+    let stops = match member(object, "stop") {
+        None => Vec::new(),
+        Some(Value::String(text)) => vec![text.clone()],
+        Some(Value::Array(list)) => {
+            let texts = list.iter().enumerate().map(|(index, value)| string(value, &format!("stop[{index}]")));
+            texts.collect::<Result<_, _>>()?
+        }
+        Some(other) => return Err(wrong_type("stop", "a string or an array of strings", other)),
+    };
+    Ok(stops.into_iter().filter(|text| !text.is_empty()).collect())
+}
+
+fn number(object: &Object, name: &str, least: f64, most: f64) -> Result<Option<f32>, RequestError> {
+    let Some(value) = member(object, name) else { return Ok(None) };
+    let n = value.as_f64().ok_or_else(|| wrong_type(name, "a number", value))?;
+    if (least..=most).contains(&n) {
+        Ok(Some(n as f32))
+    } else {
+        Err(RequestError::at(name, format!("`{name}` must be between {least} and {most}")))
+    }
+}
+
+fn whole(object: &Object, name: &str) -> Result<Option<i128>, RequestError> {
+    let Some(value) = member(object, name) else { return Ok(None) };
+    integer(value).map(Some).ok_or_else(|| wrong_type(name, "a whole number", value))
+}
+
+fn flag(object: &Object, name: &str, at: &str) -> Result<bool, RequestError> {
+    match member(object, name) {
+        None => Ok(false),
+        Some(Value::Bool(value)) => Ok(*value),
+        Some(other) => Err(wrong_type(at, "a boolean", other)),
+    }
+}
+
+fn string(value: &Value, at: &str) -> Result<String, RequestError> {
+    value.as_str().map(str::to_owned).ok_or_else(|| wrong_type(at, "a string", value))
+}
+
+fn wrong_type(at: &str, wanted: &str, found: &Value) -> RequestError {
+    RequestError::at(at, format!("`{at}` must be {wanted}, not {}", kind(found)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(body: &Value, param: &str) -> String {
+        let error = decode_request(body.to_string().as_bytes()).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some(param), "{body}");
+        error.message
+    }
+
+    fn user(extra: Value) -> Value {
+        let mut body = json!({ "messages": [{ "role": "user", "content": "hi" }] });
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        body
+    }
+
+    #[test]
+    fn everything_that_is_said_is_read() {
+        let body = json!({
+            "model": "qwen", "stream": true, "stream_options": { "include_usage": true }, "user": "ignored",
+            "messages": [
+                { "role": "developer", "content": "be brief" },
+                { "role": "user", "content": [{ "type": "text", "text": "a" }, { "type": "text", "text": "b" }] },
+                { "role": "assistant", "content": null },
+                { "role": "tool", "content": "42", "tool_call_id": "x" },
+            ],
+            "temperature": 0.2, "top_k": -1, "top_p": 0.9, "min_p": 0.05, "repeat_penalty": 1.1,
+            "presence_penalty": 0.5, "frequency_penalty": -0.5, "seed": 7, "max_tokens": 9, "max_completion_tokens": 16.0,
+            "stop": "END", "n": 1, "tools": [], "response_format": { "type": "text" }, "logprobs": false,
+        });
+        let call = decode_request(body.to_string().as_bytes()).unwrap();
+        let messages = [
+            Message::new(Role::System, "be brief"),
+            Message::new(Role::User, "a\nb"),
+            Message::new(Role::Assistant, ""),
+            Message::new(Role::Tool, "42"),
+        ];
+        assert_eq!(call.request.messages, messages);
+        assert_eq!(call.request.model.as_deref(), Some("qwen"));
+        assert!(call.stream && call.include_usage);
+        let expected = SamplingParams {
+            temperature: Some(0.2),
+            top_k: Some(0),
+            top_p: Some(0.9),
+            min_p: Some(0.05),
+            repetition_penalty: Some(1.1),
+            presence_penalty: Some(0.5),
+            frequency_penalty: Some(-0.5),
+            seed: Some(7),
+            max_tokens: Some(16),
+            stop: vec!["END".into()],
+        };
+        assert_eq!(call.request.sampling, expected);
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_refused_by_name() {
+        assert!(refused(&user(json!({ "n": 2 })), "n").contains("one answer"));
+        refused(&user(json!({ "tools": [{ "type": "function" }] })), "tools");
+        refused(&user(json!({ "response_format": { "type": "json_object" } })), "response_format");
+        refused(&user(json!({ "logprobs": true })), "logprobs");
+        refused(&user(json!({ "logit_bias": { "5": 1 } })), "logit_bias");
+        refused(&user(json!({ "modalities": ["text", "audio"] })), "modalities");
+        refused(&user(json!({ "temperature": "hot" })), "temperature");
+        refused(&user(json!({ "temperature": -1 })), "temperature");
+        refused(&user(json!({ "top_p": 1.5 })), "top_p");
+        refused(&user(json!({ "max_tokens": 0 })), "max_tokens");
+        refused(&user(json!({ "max_tokens": 1.5 })), "max_tokens");
+        refused(&user(json!({ "stop": ["a", 3] })), "stop[1]");
+        refused(&user(json!({ "stream": "yes" })), "stream");
+        refused(&json!({ "messages": [] }), "messages");
+        refused(&json!({}), "messages");
+        let image = json!({ "messages": [{ "role": "user", "content": [
+            { "type": "text", "text": "what is this" }, { "type": "image_url", "image_url": { "url": "data:" } } ] }] });
+        assert!(refused(&image, "messages[0].content[1].type").contains("images"));
+        refused(&json!({ "messages": [{ "role": "bot", "content": "x" }] }), "messages[0].role");
+        refused(&json!({ "messages": [{ "role": "user" }] }), "messages[0].content");
+        let called = json!({ "messages": [{ "role": "assistant", "content": null, "tool_calls": [{}] }] });
+        refused(&called, "messages[0].tool_calls");
+    }
+
+    #[test]
+    fn an_error_never_repeats_a_message() {
+        let body = json!({ "messages": [{ "role": "secret role", "content": { "secret": "text" } }] });
+        assert!(!refused(&body, "messages[0].role").contains("secret"));
+        let broken = br#"{"messages":[{"role":"user","content":"secret"#;
+        assert!(!decode_request(broken).unwrap_err().message.contains("secret"));
+    }
+
+    #[test]
+    fn negative_means_no_limit_and_no_seed() {
+        let call = decode_request(user(json!({ "max_tokens": -1, "seed": -1 })).to_string().as_bytes()).unwrap();
+        assert_eq!(call.request.sampling, SamplingParams::default());
+    }
+}
