@@ -1,0 +1,35 @@
+import type { DecisionDto, MessageDto } from '../../ipc/backend'
+import { isHere, placeWord, reasonWord } from '../../ipc/words'
+import { tokensPerSec } from '../../primitives/format'
+
+export type PlaceLine = { here: boolean; place: string; speed: string | null; reason: string }
+
+/** Reasons longer than this are told by the decision card; the line says it in a few words. */
+const shortEnough = 52
+
+function short(sentence: string, code: string): string {
+  const trimmed = sentence.trim().replace(/\.$/, '')
+  if (trimmed === '' || trimmed.length > shortEnough) return reasonWord(code)
+  return trimmed.charAt(0).toLowerCase() + trimmed.slice(1)
+}
+
+/** "Here · 52 tok/s · reason" for an answer, from its last segment or, before there is one, from the decision. */
+export function placeLine(message: MessageDto, decision: DecisionDto | null, liveSpeed: number | null): PlaceLine | null {
+  const segment = message.segments.at(-1)
+  if (segment) {
+    return {
+      here: isHere(segment.place),
+      place: placeWord(segment.place),
+      speed: segment.decodeTokensPerSec === null ? null : `${tokensPerSec(segment.decodeTokensPerSec)} tok/s`,
+      reason: short(segment.sentence, segment.reason),
+    }
+  }
+  if (!decision || decision.target === 'refuse') return null
+  const here = decision.target === 'here'
+  return {
+    here,
+    place: here ? 'Here' : placeWord(decision.place),
+    speed: liveSpeed === null ? null : `${tokensPerSec(liveSpeed)} tok/s`,
+    reason: short(decision.sentence, decision.reason),
+  }
+}

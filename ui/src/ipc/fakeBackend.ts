@@ -1,0 +1,319 @@
+/** A backend without a product: plays one scenario, so the whole interface runs in a plain browser. */
+
+import type {
+  AddHow,
+  Backend,
+  BackendEvents,
+  BootDto,
+  Cancel,
+  ConversationDto,
+  ConversationSummaryDto,
+  ErrorDto,
+  FileDrag,
+  MessageDto,
+  ModelDto,
+  NodeDto,
+  ReplyEventDto,
+  SendMessage,
+  SettingsDto,
+  Unsubscribe,
+  VerdictDto,
+  ViewKind,
+  VitalsDto,
+} from './backend'
+import { newId, now, scenario, updatedAt, type Scenario, type Step } from './fake/scenarios'
+
+type Listeners = { [Name in keyof BackendEvents]: Set<(payload: BackendEvents[Name]) => void> }
+
+const refuse = (code: string, sentence: string, hint: string | null = null): ErrorDto => ({ code, sentence, hint })
+
+export class FakeBackend implements Backend {
+  readonly #world: Scenario
+  readonly #listeners: Listeners = { vitals: new Set(), modelsChanged: new Set(), nodesChanged: new Set(), conversationsChanged: new Set(), settingsChanged: new Set(), viewChanged: new Set(), openSettings: new Set() }
+  readonly #updatedAt: Record<number, number> = { ...updatedAt }
+  #seconds = 0
+  #replying = 0
+  /** What was asked of the product, for tests to look at. */
+  readonly calls: { name: string; value: unknown }[] = []
+
+  constructor(name: string, change: Partial<SettingsDto> = {}) {
+    this.#world = scenario(name)
+    this.#world.settings = { ...this.#world.settings, ...change }
+    setInterval(() => {
+      if (document.hidden) return
+      this.#seconds += 1
+      this.#emit('vitals', this.#vitals(0))
+    }, 1000)
+    Object.assign(window, { tidegateFake: this })
+  }
+
+  /** `?fake=node-gone&theme=dark` */
+  static fromAddress(search: string): FakeBackend {
+    const parameters = new URLSearchParams(search)
+    const theme = parameters.get('theme')
+    return new FakeBackend(parameters.get('fake') ?? 'ready', theme === 'dark' || theme === 'light' ? { theme } : {})
+  }
+
+  #emit<Name extends keyof BackendEvents>(name: Name, payload: BackendEvents[Name]) {
+    for (const listener of this.#listeners[name]) listener(payload)
+  }
+
+  #note(name: string, value: unknown) {
+    this.calls.push({ name, value })
+  }
+
+  #vitals(secondsAgo: number): VitalsDto {
+    const at = this.#world.vitals(secondsAgo, secondsAgo === 0 && this.#replying > 0)
+    return { ...at, atMs: now + (this.#seconds - secondsAgo) * 1000 }
+  }
+
+  #conversation(id: number): ConversationDto {
+    const found = this.#world.conversations.find((each) => each.id === id)
+    if (!found) throw refuse('notFound', 'This chat is no longer there.')
+    return found
+  }
+
+  #summaries(): ConversationSummaryDto[] {
+    return this.#world.conversations.map(({ id, title, staysLocal }) => ({ id, title, staysLocal, updatedAtMs: this.#updatedAt[id] ?? now }))
+  }
+
+  async boot(): Promise<BootDto> {
+    const { models, nodes, settings, draft, platform } = this.#world
+    return {
+      version: '0.1.0',
+      platform,
+      machine: platform === 'macos' ? 'MacBook Air, 24 GB' : 'Linux, 24 GB',
+      device: platform === 'macos' ? 'Metal (Apple M3)' : 'CPU, 8 cores',
+      settings,
+      models,
+      nodes,
+      conversations: this.#summaries(),
+      draft,
+    }
+  }
+
+  sendMessage(request: SendMessage, onEvent: (event: ReplyEventDto) => void): Cancel {
+    this.#note('sendMessage', request)
+    let stopped = false
+    let timer: ReturnType<typeof setTimeout> | undefined
+    let stop = () => {}
+    this.#replying += 1
+
+    const run = async () => {
+      const wait = (ms: number) => new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)))
+      const question = request.text ?? ''
+      const steps = this.#world.reply(question, request.place)
+      const [first] = steps
+      if (first?.do === 'refuse') {
+        await wait(first.wait)
+        onEvent({ type: 'failed', error: first.error, message: null })
+        return
+      }
+      const { conversation, answer, userMessageId } = this.#accept(request)
+      onEvent({ type: 'accepted', conversationId: conversation.id, userMessageId, messageId: answer.id })
+      const decision = this.#world.decision(request.place)
+      answer.decision = decision
+      onEvent({ type: 'routed', decision })
+      const ended = new Promise<'stopped'>((resolve) => (stop = () => resolve('stopped')))
+      const outcome = await Promise.race([this.#play(steps, answer, onEvent, wait, () => stopped), ended])
+      clearTimeout(timer)
+      const segments = answer.text
+        ? [{ place: decision.target === 'here' ? 'here' : decision.place, model: 'Qwen3 8B', reason: decision.reason, sentence: decision.sentence, decodeTokensPerSec: 43.6, ttftMs: 240, completionTokens: Math.round(answer.text.length / 3.6), startedAtChar: 0 }]
+        : []
+      if (outcome === 'stopped' || outcome === 'done') {
+        Object.assign(answer, { state: outcome, segments } satisfies Partial<MessageDto>)
+        onEvent({ type: 'finished', message: { ...answer } })
+      } else {
+        Object.assign(answer, { state: answer.text ? 'interrupted' : 'failed', error: outcome.sentence, segments } satisfies Partial<MessageDto>)
+        onEvent({ type: 'failed', error: outcome, message: { ...answer } })
+      }
+      this.#emit('conversationsChanged', this.#summaries())
+    }
+
+    void run().finally(() => (this.#replying -= 1))
+    return () => {
+      stopped = true
+      this.#note('stopReply', null)
+      setTimeout(stop, 20)
+    }
+  }
+
+  #accept(request: SendMessage) {
+    let conversation = this.#world.conversations.find(({ id }) => id === request.conversationId)
+    if (!conversation) {
+      conversation = { id: newId(), title: (request.text ?? '').split('\n')[0]?.slice(0, 48) ?? '', staysLocal: false, messages: [], draft: '' }
+      this.#world.conversations = [conversation, ...this.#world.conversations]
+    }
+    this.#updatedAt[conversation.id] = now + this.#seconds * 1000
+    const blank = { conversationId: conversation.id, thinking: '', error: null, segments: [], decision: null, createdAtMs: now }
+    let userMessageId = conversation.messages.findLast(({ role }) => role === 'user')?.id ?? 0
+    if (request.text !== null) {
+      userMessageId = newId()
+      conversation.messages.push({ ...blank, id: userMessageId, role: 'user', text: request.text, state: 'done' })
+    }
+    const answer: MessageDto = { ...blank, id: newId(), role: 'assistant', text: '', state: 'writing' }
+    conversation.messages.push(answer)
+    this.#emit('conversationsChanged', this.#summaries())
+    return { conversation, answer, userMessageId }
+  }
+
+  async #play(steps: Step[], answer: MessageDto, onEvent: (event: ReplyEventDto) => void, wait: (ms: number) => Promise<void>, stopped: () => boolean): Promise<'done' | ErrorDto> {
+    // Browsers round short timers up: steps are played by the clock, several at once where they are due.
+    let due = performance.now()
+    for (const step of steps) {
+      due += step.wait
+      const early = due - performance.now()
+      if (early > 4) await wait(early)
+      if (stopped()) await new Promise(() => {})
+      switch (step.do) {
+        case 'progress':
+          onEvent({ type: 'progress', phase: step.phase, done: step.done, total: step.total })
+          break
+        case 'text':
+          answer.text += step.text
+          onEvent({ type: 'text', text: step.text })
+          break
+        case 'thinking':
+          answer.thinking += step.text
+          onEvent({ type: 'thinking', text: step.text })
+          break
+        case 'fail':
+          if (!step.goesOn) return step.error
+          onEvent({ type: 'failed', error: step.error, message: { ...answer } })
+          break
+        case 'hold':
+          await new Promise(() => {})
+          break
+        case 'refuse':
+          return step.error
+      }
+    }
+    return 'done'
+  }
+
+  async listConversations() {
+    return this.#summaries()
+  }
+  async openConversation(id: number): Promise<ConversationDto> {
+    return structuredClone(this.#conversation(id))
+  }
+  async renameConversation(id: number, title: string) {
+    this.#conversation(id).title = title
+    this.#emit('conversationsChanged', this.#summaries())
+  }
+  async deleteConversation(id: number) {
+    this.#world.conversations = this.#world.conversations.filter((each) => each.id !== id)
+    this.#emit('conversationsChanged', this.#summaries())
+  }
+  async setStaysLocal(id: number, staysLocal: boolean) {
+    this.#conversation(id).staysLocal = staysLocal
+    this.#emit('conversationsChanged', this.#summaries())
+  }
+  async saveDraft(conversationId: number | null, text: string) {
+    this.#note('saveDraft', { conversationId, text })
+    if (conversationId === null) this.#world.draft = text
+    else this.#conversation(conversationId).draft = text
+  }
+
+  async inspectFiles(paths: string[]): Promise<VerdictDto[]> {
+    this.#note('inspectFiles', paths)
+    await new Promise((resolve) => setTimeout(resolve, 30))
+    return this.#world.verdicts(paths)
+  }
+  async addModel(path: string, how: AddHow): Promise<ModelDto> {
+    this.#note('addModel', { path, how })
+    const verdict = this.#world.verdicts([path]).find((each) => each.kind === 'model')
+    if (!verdict) throw refuse('badFile', 'This file cannot be added.')
+    const added: ModelDto = { ...verdict.model, id: `added-${newId()}`, origin: how === 'reference' ? 'added' : 'folder' }
+    this.#world.models = [...this.#world.models, added]
+    this.#emit('modelsChanged', this.#world.models)
+    return added
+  }
+  async removeModel(id: string) {
+    this.#world.models = this.#world.models.filter((each) => each.id !== id)
+    this.#emit('modelsChanged', this.#world.models)
+  }
+  async chooseModelFile() {
+    this.#note('chooseModelFile', null)
+    return this.#world.chooses
+  }
+
+  async saveSettings(settings: SettingsDto): Promise<SettingsDto> {
+    this.#note('saveSettings', settings)
+    this.#world.settings = settings
+    return settings
+  }
+  async addNode(url: string, key: string | null): Promise<NodeDto> {
+    this.#note('addNode', { url, hasKey: key !== null })
+    await new Promise((resolve) => setTimeout(resolve, 120))
+    if (!/^(https?:\/\/)?[\w.-]+(:\d+)?(\/.*)?$/.test(url)) throw refuse('badRequest', `“${url}” is not an address.`, 'An address looks like http://studio.local:8080.')
+    const name = url.replace(/^https?:\/\//, '').split(/[.:/]/)[0] ?? url
+    const node: NodeDto = { id: name, name, url: url.startsWith('http') ? url : `http://${url}`, hasKey: key !== null, state: 'ready', sentence: null, engine: 'llama.cpp', models: ['qwen3-8b'], roundTripMs: 3.1, decodeTokensPerSec: null }
+    this.#world.nodes = [...this.#world.nodes.filter(({ id }) => id !== node.id), node]
+    this.#emit('nodesChanged', this.#world.nodes)
+    return node
+  }
+  async removeNode(id: string) {
+    this.#world.nodes = this.#world.nodes.filter((each) => each.id !== id)
+    this.#emit('nodesChanged', this.#world.nodes)
+  }
+  async probeNode(id: string): Promise<NodeDto> {
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    const node = this.#world.nodes.find((each) => each.id === id)
+    if (!node) throw refuse('notFound', 'This node is no longer there.')
+    return node
+  }
+
+  async vitalsHistory(): Promise<VitalsDto[]> {
+    return Array.from({ length: 600 }, (_, index) => this.#vitals(599 - index))
+  }
+  async copyText(text: string) {
+    this.#note('copyText', text)
+    await navigator.clipboard?.writeText(text).catch(() => {})
+  }
+  async openUrl(url: string) {
+    this.#note('openUrl', url)
+    window.open(url, '_blank', 'noopener')
+  }
+  async setView(view: ViewKind) {
+    this.#note('setView', view)
+    this.#emit('viewChanged', view)
+  }
+  async hidePanel() {
+    this.#note('hidePanel', null)
+  }
+
+  on<Name extends keyof BackendEvents>(name: Name, listener: (payload: BackendEvents[Name]) => void): Unsubscribe {
+    this.#listeners[name].add(listener)
+    return () => this.#listeners[name].delete(listener)
+  }
+
+  /** Real files dragged over the page, and `fake-drag` events that tests send. */
+  onFileDrag(listener: (drag: FileDrag) => void): Unsubscribe {
+    const names = (event: DragEvent) => [...(event.dataTransfer?.items ?? [])].map((_, index) => `/dropped/${event.dataTransfer?.files[index]?.name ?? `file-${index}.gguf`}`)
+    let depth = 0
+    const handlers: Record<string, (event: DragEvent) => void> = {
+      dragenter: (event) => {
+        depth += 1
+        if (depth === 1) listener({ type: 'enter', paths: names(event) })
+      },
+      dragover: (event) => event.preventDefault(),
+      dragleave: () => {
+        depth -= 1
+        if (depth === 0) listener({ type: 'leave' })
+      },
+      drop: (event) => {
+        event.preventDefault()
+        depth = 0
+        listener({ type: 'drop', paths: names(event) })
+      },
+    }
+    const fake = (event: Event) => listener((event as CustomEvent<FileDrag>).detail)
+    for (const [name, handler] of Object.entries(handlers)) window.addEventListener(name, handler as EventListener)
+    window.addEventListener('fake-drag', fake)
+    return () => {
+      for (const [name, handler] of Object.entries(handlers)) window.removeEventListener(name, handler as EventListener)
+      window.removeEventListener('fake-drag', fake)
+    }
+  }
+}
