@@ -1,0 +1,191 @@
+//! What the gateway writes, the node client reads; and no bytes whatsoever bring the readers down.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Message, Progress, Role, SamplingParams, Timings, Usage};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use wire::openai::{
+    ChatCall, ChunkEncoder, ErrorBody, Piece, ReplyHead, decode_chunk, decode_error, decode_models, decode_request,
+    decode_response, encode_request, encode_response,
+};
+use wire::sse::{DONE, SseDecoder};
+
+fn head() -> ReplyHead {
+    ReplyHead { id: "chatcmpl-1".into(), created: 1_700_000_000, model: "qwen".into() }
+}
+
+fn finish() -> Finish {
+    Finish {
+        reason: FinishReason::Length,
+        usage: Some(Usage { prompt_tokens: 12, cached_tokens: 3, completion_tokens: 4 }),
+        timings: Timings {
+            ttft: Some(Duration::from_millis(250)),
+            prefill_tokens_per_sec: Some(800.5),
+            decode_tokens_per_sec: Some(42.25),
+        },
+    }
+}
+
+fn data_of(stream: &str) -> Vec<String> {
+    let mut events = VecDeque::new();
+    SseDecoder::default().push(stream.as_bytes(), &mut events).unwrap();
+    events.into_iter().map(|event| event.data).collect()
+}
+
+#[test]
+fn a_stream_comes_back() {
+    let mut encoder = ChunkEncoder::new(head(), true);
+    let events = [
+        ChatEvent::Progress(Progress::Prefill { done: 4, total: 12 }),
+        ChatEvent::Thinking("hm\n".into()),
+        ChatEvent::Text("größe \"🌊\"\r\n\r\ndata: x".into()),
+        ChatEvent::Finished(finish()),
+    ];
+    let stream: String = events.iter().map(|event| encoder.encode(event)).collect();
+    assert!(stream.starts_with(": prefill 4/12\n\n"), "{stream}");
+    let data = data_of(&stream);
+    let (last, chunks) = data.split_last().unwrap();
+    assert_eq!(last, DONE);
+    let pieces: Vec<Piece> = chunks.iter().map(|data| decode_chunk(data).unwrap()).collect();
+    let expected = [
+        Piece { thinking: Some("hm\n".into()), ..Piece::default() },
+        Piece { text: Some("größe \"🌊\"\r\n\r\ndata: x".into()), ..Piece::default() },
+        Piece { finish: Some(FinishReason::Length), timings: Some(finish().timings), ..Piece::default() },
+        Piece { usage: finish().usage, ..Piece::default() },
+    ];
+    assert_eq!(pieces, expected);
+    assert!(chunks[0].contains(r#""delta":{"role":"assistant","reasoning_content":"#), "{}", chunks[0]);
+    assert!(!chunks[1].contains("assistant"), "the role is named once");
+}
+
+#[test]
+fn usage_is_sent_only_where_it_is_wanted_and_known() {
+    for (wanted, usage, chunks) in [(false, finish().usage, 3), (true, None, 3), (true, finish().usage, 4)] {
+        let mut encoder = ChunkEncoder::new(head(), wanted);
+        let stream = encoder.encode(&ChatEvent::Finished(Finish { usage, ..finish() }));
+        assert_eq!(data_of(&stream).len(), chunks, "{stream}");
+    }
+}
+
+#[test]
+fn an_error_in_the_middle_is_told_and_no_end_mark_follows() {
+    let mut encoder = ChunkEncoder::new(head(), true);
+    let mut stream = encoder.encode(&ChatEvent::Text("a".into()));
+    stream += &encoder.encode_error(&ErrorBody { message: "the engine stopped".into(), ..ErrorBody::default() });
+    let data = data_of(&stream);
+    assert_eq!(data.len(), 2);
+    assert_eq!(decode_chunk(&data[1]).unwrap().error.unwrap().message, "the engine stopped");
+}
+
+#[test]
+fn a_whole_response_comes_back() {
+    let piece = decode_response(&encode_response(&head(), "text", "thoughts", &finish())).unwrap();
+    let expected = Piece {
+        text: Some("text".into()),
+        thinking: Some("thoughts".into()),
+        finish: Some(FinishReason::Length),
+        usage: finish().usage,
+        timings: Some(finish().timings),
+        error: None,
+    };
+    assert_eq!(piece, expected);
+}
+
+#[test]
+fn parameters_are_sent_with_the_digits_that_were_written() {
+    let sampling =
+        SamplingParams { temperature: Some(0.7), repetition_penalty: Some(1.1), ..SamplingParams::default() };
+    let messages = vec![Message::new(Role::User, "hi")];
+    let call = ChatCall {
+        request: ChatRequest { model: Some("m".into()), messages, sampling },
+        stream: true,
+        include_usage: true,
+    };
+    let expected = concat!(
+        r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":true,"#,
+        r#""stream_options":{"include_usage":true},"temperature":0.7,"repetition_penalty":1.1,"repeat_penalty":1.1}"#
+    );
+    assert_eq!(String::from_utf8(encode_request(&call)).unwrap(), expected);
+}
+
+fn calls() -> impl Strategy<Value = ChatCall> {
+    let role = prop_oneof![Just(Role::System), Just(Role::User), Just(Role::Assistant), Just(Role::Tool)];
+    let messages = vec((role, "(?s).{0,20}").prop_map(|(role, text)| Message::new(role, text)), 1..4);
+    let penalties = (option::of(0.5f32..2.0), option::of(-2f32..2.0), option::of(-2f32..2.0));
+    let draws = (option::of(0f32..2.0), option::of(0usize..100), option::of(0f32..=1.0), option::of(0f32..=1.0));
+    let limits = (option::of(any::<u64>()), option::of(1usize..1 << 40), vec(".{1,6}", 0..3));
+    let sampling = (draws, penalties, limits).prop_map(|(draws, penalties, limits)| SamplingParams {
+        temperature: draws.0,
+        top_k: draws.1,
+        top_p: draws.2,
+        min_p: draws.3,
+        repetition_penalty: penalties.0,
+        presence_penalty: penalties.1,
+        frequency_penalty: penalties.2,
+        seed: limits.0,
+        max_tokens: limits.1,
+        stop: limits.2,
+    });
+    (option::of("[a-z/.-]{1,12}"), messages, sampling, any::<(bool, bool)>()).prop_map(
+        |(model, messages, sampling, (stream, usage))| {
+            ChatCall {
+                request: ChatRequest { model, messages, sampling },
+                stream,
+                // Only a stream can be asked for it.
+                include_usage: stream && usage,
+            }
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn any_call_comes_back(call in calls()) {
+        prop_assert_eq!(decode_request(&encode_request(&call)).unwrap(), call);
+    }
+
+    #[test]
+    fn any_bytes_are_a_value_or_an_error(bytes in vec(any::<u8>(), 0..200)) {
+        read_as_everything(&bytes);
+    }
+
+    #[test]
+    fn any_json_is_a_value_or_an_error(body in mangled()) {
+        read_as_everything(body.as_bytes());
+    }
+}
+
+fn read_as_everything(bytes: &[u8]) {
+    let _ = decode_request(bytes);
+    let _ = decode_response(bytes);
+    let _ = decode_models(bytes);
+    if let Some(error) = decode_error(bytes) {
+        assert!(!error.message.is_empty() && error.message.chars().count() <= 401 && !error.message.contains('\n'));
+    }
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = decode_chunk(text);
+    }
+}
+
+/// JSON of the dialect with any part of it replaced by something that doesn't belong there.
+fn mangled() -> impl Strategy<Value = String> {
+    let names = "(messages|role|content|type|text|choices|delta|message|finish_reason|usage|prompt_tokens|timings|error|detail|data|id|index|stop|seed|n)";
+    let leaf = prop_oneof![
+        Just("null".to_owned()),
+        Just("true".to_owned()),
+        Just("-1e308".to_owned()),
+        Just("18446744073709551615".to_owned()),
+        Just("0.5".to_owned()),
+        "\"(user|text|stop|length|list|error|é)?\"",
+    ];
+    leaf.prop_recursive(5, 40, 6, move |inner| {
+        let object = vec((names, inner.clone()), 0..6).prop_map(|members| {
+            let members: Vec<String> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+            format!("{{{}}}", members.join(","))
+        });
+        prop_oneof![object, vec(inner, 0..4).prop_map(|items| format!("[{}]", items.join(",")))]
+    })
+}
