@@ -75,3 +75,30 @@ fn mlx_lm_lists_models_and_says_errors() {
     assert!(decode_error(&body!("mlx_lm-0.32.2/missing-model")).unwrap().message.starts_with("Cannot find"));
     assert_eq!(decode_error(&body!("mlx_lm-0.32.2/not-found")).unwrap().message, "Not Found");
 }
+
+#[test]
+fn llama_cpp_python_streams_an_answer() {
+    let body = body!("llama-cpp-python-0.3.36/stream");
+    for size in [1, 7, body.len()] {
+        let (text, finish, usage) = read_stream(&body, size);
+        assert_eq!(text, "🌊 The sea is a vast, unforgiving landscape that stretches across the globe. 🌞");
+        assert_eq!(finish, Some(FinishReason::Stop));
+        assert_eq!(usage, None, "it is asked for and not sent");
+    }
+}
+
+#[test]
+fn llama_cpp_python_answers_in_one_piece() {
+    let piece = decode_response(&body!("llama-cpp-python-0.3.36/response")).unwrap();
+    assert_eq!(piece.text.as_deref(), Some("🌊 The sea is a vast, shimmering canvas of blue and white."));
+    assert_eq!(piece.usage, Some(Usage { prompt_tokens: 40, cached_tokens: 0, completion_tokens: 15 }));
+}
+
+#[test]
+fn llama_cpp_python_lists_models_and_says_errors() {
+    let models = decode_models(&body!("llama-cpp-python-0.3.36/models")).unwrap();
+    assert_eq!((models[0].id.as_str(), models[0].owned_by.as_deref()), ("starter", Some("me")));
+    let error = decode_error(&body!("llama-cpp-python-0.3.36/error")).unwrap();
+    assert!(error.message.starts_with("1 validation error: {'type': 'list_type'"), "{}", error.message);
+    assert_eq!(error.kind.as_deref(), Some("internal_server_error"));
+}
