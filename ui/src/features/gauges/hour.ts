@@ -98,8 +98,8 @@ export function hourOf(name: 'memory' | 'swap' | 'heat' | 'cpu' | 'speed', histo
     if (at >= 0 && value !== null) values[at] = Math.max(values[at] ?? value, value)
   }
   for (let at = 1; at < steps; at += 1) {
-    const [before, after] = [values[at - 1], values[at + 1]]
-    if (values[at] == null && before != null && after != null) values[at] = (before + after) / 2
+    const [before, own, after] = [values[at - 1] ?? null, values[at] ?? null, values[at + 1] ?? null]
+    if (own === null && before !== null && after !== null) values[at] = (before + after) / 2
   }
   const known = history.map(read).filter((value) => value !== null)
   const most = known.reduce((highest, value) => Math.max(highest, value), 0)
