@@ -8,11 +8,15 @@
 #![warn(missing_docs)]
 
 mod machine;
+mod readings;
+mod recording;
 mod sampler;
 mod snapshot;
+mod sys;
 
 pub use machine::{Machine, machine};
-pub use sampler::Sampler;
+pub use recording::RecordingError;
+pub use sampler::{Replayed, Sampler, replay};
 pub use snapshot::{
     Cpu, Gpu, Memory, MemoryPressure, OwnUse, Power, PowerSource, Snapshot, Swap, ThermalPressure, ThermalState,
 };
