@@ -1,6 +1,6 @@
 import { fileURLToPath } from 'node:url'
 import { defineConfig } from 'vitest/config'
-import base from './vitest.e2e.config'
+import base from './vitest.e2e.config.ts'
 
 export default defineConfig({
   ...base,

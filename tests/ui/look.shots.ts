@@ -109,7 +109,7 @@ afterAll(() => stage.close())
 const only = process.env.SHOTS?.split(',')
 const scales = process.env.SCALES?.split(',').map(Number) ?? [1, 2]
 
-for (const { name, fake, sizes = ['panel', 'window'], set } of shots) {
+for (const { name, fake, sizes = ['panel', 'window'] as Size[], set } of shots) {
   if (only && !only.includes(name)) continue
   test(name, async () => {
     for (const size of sizes) {

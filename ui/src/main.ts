@@ -9,6 +9,7 @@ document.documentElement.dataset.theme = dark ? 'dark' : 'light'
 /** The shell's backend inside the app, scenarios in a plain browser. */
 async function backend(): Promise<Backend> {
   if ('__TAURI_INTERNALS__' in window) {
+    document.documentElement.dataset.shell = ''
     const { TauriBackend } = await import('./ipc/tauriBackend')
     return new TauriBackend()
   }

@@ -171,6 +171,8 @@ export type BootDto = {
   nodes: NodeDto[]
   conversations: ConversationSummaryDto[]
   draft: string
+  /** What to say about the start, once. */
+  notice: string | null
 }
 
 /** What one question asks for. `text: null` answers the last question again. */
@@ -194,6 +196,8 @@ export type BackendEvents = {
   settingsChanged: SettingsDto
   viewChanged: ViewKind
   openSettings: null
+  /** Model files opened from the desktop: looked at as dropped ones are. */
+  filesOpened: string[]
 }
 
 /** Stops a running reply. Safe to call more than once. */

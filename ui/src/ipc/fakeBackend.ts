@@ -29,7 +29,7 @@ const refuse = (code: string, sentence: string, hint: string | null = null): Err
 
 export class FakeBackend implements Backend {
   readonly #world: Scenario
-  readonly #listeners: Listeners = { vitals: new Set(), modelsChanged: new Set(), nodesChanged: new Set(), conversationsChanged: new Set(), settingsChanged: new Set(), viewChanged: new Set(), openSettings: new Set() }
+  readonly #listeners: Listeners = { vitals: new Set(), modelsChanged: new Set(), nodesChanged: new Set(), conversationsChanged: new Set(), settingsChanged: new Set(), viewChanged: new Set(), openSettings: new Set(), filesOpened: new Set() }
   readonly #updatedAt: Record<number, number> = { ...updatedAt }
   #seconds = 0
   #replying = 0
@@ -89,6 +89,7 @@ export class FakeBackend implements Backend {
       nodes,
       conversations: this.#summaries(),
       draft,
+      notice: null,
     }
   }
 

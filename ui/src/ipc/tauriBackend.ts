@@ -32,6 +32,7 @@ const eventNames: Record<keyof BackendEvents, string> = {
   settingsChanged: 'settings-changed',
   viewChanged: 'view-changed',
   openSettings: 'open-settings',
+  filesOpened: 'files-opened',
 }
 
 /** Turns a listener that is attached later into one that can be detached at once. */

@@ -55,6 +55,22 @@ export function isHere(place: string): boolean {
   return place.trim().toLowerCase() === 'here' || place.trim().toLowerCase() === 'local'
 }
 
+const reasonClauses: Record<string, string> = {
+  chosen: 'as you chose',
+  fits: 'fits here',
+  smallerContext: 'with a smaller context',
+  noNode: 'no node can answer',
+  memory: 'memory is short here',
+  swap: 'this machine is swapping',
+  pressure: 'memory is under pressure here',
+  thermal: 'too hot here',
+}
+
+/** A routing reason as the end of "On studio · 41 tok/s · …". */
+export function reasonClause(code: string): string {
+  return reasonClauses[camel(code)] ?? reasonWord(code)
+}
+
 /** "Here" or "On studio". */
 export function placeWord(place: string): string {
   return isHere(place) ? 'Here' : `On ${place}`

@@ -24,6 +24,7 @@ function scaled(bytes: number, base: number): { value: string; unit: string } {
 
 /** Memory in bytes → "21.6 GB" with 1 GB = 2³⁰. */
 export function memory(bytes: number): string {
+  if (bytes >= 2 ** 30 && bytes % 2 ** 30 === 0) return `${bytes / 2 ** 30} GB`
   const { value, unit } = scaled(bytes, 1024)
   return `${value} ${unit}`
 }
@@ -77,6 +78,11 @@ export function percent(ratio: number): string {
 export function milliseconds(value: number): string {
   if (value < 1) return 'under 1 ms'
   return value < 1000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(1)} s`
+}
+
+/** A path as people write it: the home folder is "~". */
+export function shortPath(path: string): string {
+  return path.replace(/^\/(?:Users|home)\/[^/]+(?=\/|$)/, '~')
 }
 
 /** The last part of a path. */

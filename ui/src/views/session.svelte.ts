@@ -45,6 +45,7 @@ export class Session {
     this.conversations = boot.conversations
     this.chats = new ChatStore(backend)
     this.chats.restoreDraft(boot.draft)
+    if (boot.notice) this.chats.current.apply({ type: 'noticed', error: { code: 'notice', sentence: boot.notice, hint: null } })
     this.vitals = new VitalsStore(backend)
     this.drop = new DropStore(backend, (model) => {
       // A model the person has just added is the one they want to use.
@@ -64,6 +65,7 @@ export class Session {
       backend.on('conversationsChanged', (conversations) => this.#took(conversations)),
       backend.on('settingsChanged', (settings) => (this.settings = settings)),
       backend.on('openSettings', () => (this.page = 'settings')),
+      backend.on('filesOpened', (paths) => this.drop.inspect(paths)),
     ]
     return () => stops.forEach((stop) => stop())
   }
@@ -78,6 +80,12 @@ export class Session {
 
   get model(): ModelDto | null {
     return currentModel(this.models, this.settings.model)
+  }
+
+  /** The title of the chat in view. */
+  get title(): string {
+    const { conversationId, title } = this.chats.current.state
+    return this.conversations.find(({ id }) => id === conversationId)?.title || title || 'New chat'
   }
 
   /** Why nothing can be sent now, or null. A node may have a model where this Mac has none. */

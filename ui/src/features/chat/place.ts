@@ -1,5 +1,5 @@
 import type { DecisionDto, MessageDto } from '../../ipc/backend'
-import { isHere, placeWord, reasonWord } from '../../ipc/words'
+import { isHere, placeWord, reasonClause } from '../../ipc/words'
 import { tokensPerSec } from '../../primitives/format'
 
 export type PlaceLine = { here: boolean; place: string; speed: string | null; reason: string }
@@ -9,8 +9,15 @@ const shortEnough = 52
 
 function short(sentence: string, code: string): string {
   const trimmed = sentence.trim().replace(/\.$/, '')
-  if (trimmed === '' || trimmed.length > shortEnough) return reasonWord(code)
+  if (trimmed === '' || trimmed.length > shortEnough) return reasonClause(code)
   return trimmed.charAt(0).toLowerCase() + trimmed.slice(1)
+}
+
+/** An offset counted in Unicode scalar values, as the product counts, in the units JavaScript counts in. */
+export function utf16Offset(text: string, scalars: number): number {
+  let at = 0
+  for (let passed = 0; passed < scalars && at < text.length; passed += 1) at += (text.codePointAt(at) ?? 0) > 0xffff ? 2 : 1
+  return at
 }
 
 /** "Here · 52 tok/s · reason" for an answer, from its last segment or, before there is one, from the decision. */

@@ -2,7 +2,7 @@ import type { FitDto, VerdictDto } from '../../ipc/backend'
 import { verdictWords, type Status } from '../../ipc/words'
 import { contextLen, memory, tokensPerSec } from '../../primitives/format'
 
-export type Row = { label: string; value: string; note: string; status: Status }
+export type Row = { label: string; value: string; note: string; status: Status; noteStatus: Status }
 
 type ModelVerdict = Extract<VerdictDto, { kind: 'model' }>
 
@@ -11,12 +11,12 @@ export function verdictRows({ model, fits, nodesThatCould, alreadyListed }: Mode
   const [node] = nodesThatCould
   const rows = fits.map((fit): Row => {
     const { status } = verdictWords[fit.verdict]
-    return { label: `With ${contextLen(fit.contextLen)} context`, value: memory(fit.neededBytes), note: note(fit, node), status }
+    return { label: `With ${contextLen(fit.contextLen)} context`, value: memory(fit.neededBytes), note: note(fit, node), status, noteStatus: fit.verdict === 'tooBig' && node ? 'offloaded' : status }
   })
   if (model.decodeTokensPerSec !== null) {
-    rows.push({ label: 'Speed here', value: `${tokensPerSec(model.decodeTokensPerSec)} tok/s`, note: alreadyListed ? 'measured' : 'forecast', status: 'calm' })
+    rows.push({ label: 'Speed here', value: `${tokensPerSec(model.decodeTokensPerSec)} tok/s`, note: alreadyListed ? 'measured' : 'forecast', status: 'calm', noteStatus: 'calm' })
   } else {
-    rows.push({ label: 'Speed here', value: '—', note: 'measured with the first answer', status: 'unknown' })
+    rows.push({ label: 'Speed here', value: '—', note: 'measured with the first answer', status: 'unknown', noteStatus: 'unknown' })
   }
   return rows
 }

@@ -13,6 +13,18 @@ export function modelFacts(model: ModelDto): string {
     .join(' · ')
 }
 
+/** "8.2B · trained for 40k context · in the models folder" */
+export function listFacts(model: ModelDto): string {
+  const origins = { folder: 'in the models folder', added: 'left where it is', argument: 'given at start' }
+  return [
+    model.parameters > 0 ? parameters(model.parameters) : null,
+    model.contextLen > 0 ? `trained for ${contextLen(model.contextLen)}` : null,
+    origins[model.origin],
+  ]
+    .filter((fact) => fact)
+    .join(' · ')
+}
+
 /** "Q4_K_M · 5.0 GB · 52 tok/s" */
 export function shortFacts(model: ModelDto): string {
   return [
