@@ -6,6 +6,7 @@
 mod fallback;
 mod linux;
 mod macos;
+#[cfg(any(test, all(any(target_os = "macos", target_os = "linux"), not(feature = "force-fallback"))))]
 mod pace;
 mod sensors;
 

@@ -1,3 +1,4 @@
+use std::convert::Infallible;
 use std::time::Duration;
 
 use crate::recording::Recording;
@@ -11,7 +12,9 @@ impl SystemProbe {
     }
 
     pub(crate) fn read_raw(&mut self, elapsed: Duration) -> Recording {
-        Recording::new(super::NAME, elapsed)
+        let mut recording = Recording::new(super::NAME, elapsed);
+        recording.add_text("std::env::consts::OS", Ok::<_, Infallible>(std::env::consts::OS.to_owned()));
+        recording
     }
 
     pub(crate) fn performance_cores() -> Option<usize> {

@@ -2,6 +2,8 @@
 
 mod cgroup;
 mod devices;
+#[cfg(any(test, all(target_os = "linux", not(feature = "force-fallback"))))]
+mod membership;
 mod memory;
 mod parse;
 mod process;

@@ -6,10 +6,15 @@ use std::time::Duration;
 
 use sysinfo::{Components, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
-use super::{cgroup, devices};
+use super::{cgroup, devices, membership};
 use crate::recording::{Content, Recording};
 use crate::sys::pace::Paced;
 use crate::sys::sensors;
+
+/// The files and `memory.stat` lines that a level's section holds, of both versions.
+const FILES: [&str; 5] =
+    ["memory.max", "memory.high", "memory.current", "memory.limit_in_bytes", "memory.usage_in_bytes"];
+const STAT_LINES: [&str; 4] = ["inactive_file", "active_file", "total_inactive_file", "total_active_file"];
 
 /// Copies what the kernel says into a recording.
 #[derive(Debug)]
@@ -83,13 +88,14 @@ impl SystemProbe {
 
     fn read_cgroups(&self, recording: &mut Recording) {
         let own = self.read("/proc/self/cgroup");
-        // Lines of other file systems name the user's own folders: they never enter a recording.
+        // Other lines name the user's own folders, and so do control groups mounted for a container's root: they never
+        // enter a recording.
         let mounts = self.read("/proc/self/mountinfo").map(|text| {
-            let lines = text.lines().filter(|line| line.contains(" - cgroup"));
-            lines.fold(String::new(), |lines, line| lines + line + "\n")
+            let is_ours = |line: &&str| line.contains(" - cgroup") && line.contains(" /sys/fs/cgroup");
+            text.lines().filter(is_ours).fold(String::new(), |lines, line| lines + line + "\n")
         });
         let folders = match (&own, &mounts) {
-            (Ok(own), Ok(mounts)) => cgroup::folders(own, mounts),
+            (Ok(own), Ok(mounts)) => membership::folders(own, mounts),
             _ => Vec::new(),
         };
         recording.add_text("/proc/self/cgroup", own);
@@ -100,13 +106,13 @@ impl SystemProbe {
         }
         for folder in folders {
             let real = self.under_root(&folder);
-            let mut level = attributes(&real, cgroup::FILES);
+            let mut level = attributes(&real, FILES);
             if level.is_empty() {
                 continue; // the mount itself, and levels that don't control memory
             }
             for line in read(&real.join("memory.stat")).unwrap_or_default().lines() {
                 if let Some((name, value)) = line.split_once(' ')
-                    && cgroup::STAT_LINES.contains(&name)
+                    && STAT_LINES.contains(&name)
                 {
                     level += &format!("{name}={value}\n");
                 }
@@ -125,7 +131,7 @@ impl SystemProbe {
         for process in processes {
             for file in ["statm", "stat"] {
                 let name = format!("/proc/{process}/{file}");
-                recording.add_text(&name, self.read(&name));
+                recording.add_text(&name, self.read(&name).map(|text| without_addresses(&text)));
             }
             let name = format!("/proc/{process}/smaps_rollup");
             let path = self.under_root(Path::new(&name));
@@ -192,6 +198,13 @@ fn attributes<S: AsRef<str>>(folder: &Path, names: impl IntoIterator<Item = S>) 
 /// Names of processes need not be UTF-8.
 fn read(path: &Path) -> io::Result<String> {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The later fields of `stat` are addresses, which nobody needs to know; `statm` has fewer fields.
+fn without_addresses(text: &str) -> String {
+    let (name, fields) = text.rsplit_once(')').map_or(("", text), |(name, fields)| (name, fields));
+    let kept: Vec<&str> = fields.split_whitespace().take(20).collect();
+    if name.is_empty() { kept.join(" ") } else { format!("{name}) {}", kept.join(" ")) }
 }
 
 fn keep_lines(text: &str, starts: &[&str]) -> String {
@@ -281,7 +294,8 @@ mod tests {
             "proc/self/mountinfo",
             "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
              41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
-             50 1 8:1 / /home/somebody/secret rw - ext4 /dev/sda1 rw\n",
+             50 1 8:1 / /home/somebody/secret rw - ext4 /dev/sda1 rw\n\
+             51 1 0:38 / /home/somebody/secret/sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
         );
         for (folder, limit) in [("", "9223372036854771712"), ("/job", "1073741824")] {
             let folder = format!("sys/fs/cgroup/memory{folder}");
