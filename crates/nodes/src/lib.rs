@@ -1,1 +1,21 @@
-//! nodes
+//! A client for one remote node: any server that speaks OpenAI's chat completions.
+//!
+//! It finds out what a node is ([`NodeClient::probe`]) and streams one answer from it ([`NodeClient::chat`]). It knows
+//! one node at a time: it must never choose among nodes or try another one, which are `routing`'s and `app`'s to do, and it
+//! must never send a key anywhere but to the address it was given for. An answer that stops before its end is an error,
+//! never a shorter answer. Start at [`NodeClient`].
+
+#![warn(missing_docs)]
+
+mod address;
+mod answer;
+mod client;
+mod error;
+mod meter;
+mod probe;
+
+pub use address::NodeAddress;
+pub use answer::NodeStream;
+pub use client::{NodeClient, NodeConfig};
+pub use error::NodeError;
+pub use probe::{NodeState, NodeStatus};

@@ -1,0 +1,151 @@
+use std::sync::{Mutex, Once};
+use std::time::Duration;
+
+use chat::{ChatRequest, Redacted};
+use futures::StreamExt;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{Client, Method, RequestBuilder, Response, redirect};
+use tokio::time::timeout;
+use wire::openai::{ChatCall, encode_request};
+
+use crate::answer::Answer;
+use crate::{NodeAddress, NodeError, NodeStream};
+
+/// How long a node may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Until a connection stands.
+    pub connect_timeout: Duration,
+    /// Between two signs of life during an answer, also before the first: a long prefill is silent on many engines.
+    pub inactivity_timeout: Duration,
+    /// For each request of a probe.
+    pub probe_timeout: Duration,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            inactivity_timeout: Duration::from_secs(120),
+            probe_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The client of one node. It holds no connection while nothing is asked.
+pub struct NodeClient {
+    http: Client,
+    authorization: Option<HeaderValue>,
+    pub(crate) address: NodeAddress,
+    pub(crate) config: NodeConfig,
+    /// What the node showed of itself when its engine was recognized, and the engine.
+    pub(crate) recognized: Mutex<Option<(String, String)>>,
+}
+
+impl std::fmt::Debug for NodeClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeClient")
+            .field("address", &self.address)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl NodeClient {
+    /// A client for the node at that address. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// `BadAddress` where the address or the key can't be used.
+    pub fn new(address: NodeAddress) -> Result<Self, NodeError> {
+        Self::with_config(address, NodeConfig::default())
+    }
+
+    /// A client with other time limits.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_config(address: NodeAddress, config: NodeConfig) -> Result<Self, NodeError> {
+        install_crypto();
+        // The fields are public, so the address may never have been through `parse`.
+        let address = NodeAddress::parse(&address.url, address.key)?;
+        let authorization = address.key.as_ref().map(|key| bearer(key.expose())).transpose()?;
+        let mut builder = Client::builder()
+            .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(config.connect_timeout)
+            // A kept connection to a Mac that went to sleep looks alive and swallows the next request until the
+            // inactivity limit; a new one fails within the connect limit.
+            .pool_max_idle_per_host(0)
+            // A redirect would carry the conversation, and perhaps the key, to a place nobody chose.
+            .redirect(redirect::Policy::none())
+            .tcp_keepalive(Duration::from_secs(15));
+        if address.is_loopback() {
+            builder = builder.no_proxy();
+        }
+        let http = builder.build().map_err(|error| NodeError::BadAddress {
+            why: format!("no connection can be prepared: {}", error.without_url()),
+        })?;
+        Ok(Self { http, authorization, address, config, recognized: Mutex::new(None) })
+    }
+
+    /// The node's address.
+    pub fn address(&self) -> &NodeAddress {
+        &self.address
+    }
+
+    /// Asks `model` to answer. The request is sent when the stream is first polled; dropping the stream closes the
+    /// connection, at which every engine stops. The stream ends with `Finished`, or with an error, and never just so.
+    pub fn chat(&self, model: &str, request: ChatRequest) -> NodeStream {
+        let request = ChatRequest { model: Some(model.to_owned()), ..request };
+        let body = encode_request(&ChatCall { request, stream: true, include_usage: true });
+        let request = self
+            .request(Method::POST, "/v1/chat/completions")
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "text/event-stream, application/json")
+            .body(body);
+        NodeStream::new(Answer::new(request, model.to_owned(), self.address.key.clone(), self.config))
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.address.url));
+        match &self.authorization {
+            Some(value) => request.header(AUTHORIZATION, value.clone()),
+            None => request,
+        }
+    }
+}
+
+fn bearer(key: &str) -> Result<HeaderValue, NodeError> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
+        .map_err(|_| NodeError::BadAddress { why: "the key has a character that no key can have".to_owned() })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// reqwest is built without cryptography of its own choice; ring is what builds on every target without a C toolchain
+/// for another one. Where the program has installed a provider already, that one stays.
+fn install_crypto() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if rustls::crypto::ring::default_provider().install_default().is_err() {
+            tracing::debug!("a cryptography provider was installed already");
+        }
+    });
+}
+
+/// The body, as far as `limit` bytes; `None` where it is longer or breaks off, or nothing comes for `patience`.
+pub(crate) async fn read_bounded(response: Response, limit: usize, patience: Duration) -> Option<Vec<u8>> {
+    let mut stream = response.bytes_stream();
+    let mut body = Vec::new();
+    while let Some(bytes) = timeout(patience, stream.next()).await.ok()? {
+        body.extend_from_slice(&bytes.ok()?);
+        if body.len() > limit {
+            return None;
+        }
+    }
+    Some(body)
+}
+
+/// What a server said, without the key: some repeat the one that they refuse.
+pub(crate) fn without_key(sentence: &str, key: Option<&Redacted<String>>) -> String {
+    key.map_or_else(|| sentence.to_owned(), |key| sentence.replace(key.expose(), "…"))
+}

@@ -1,0 +1,123 @@
+use std::time::Duration;
+
+/// Why a node gave no answer, or not a whole one. Messages never hold a key.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The address or the key can't be one.
+    #[error("{why}")]
+    BadAddress {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No connection came about, or it was closed before any answer.
+    #[error("{why}")]
+    Unreachable {
+        /// What was found instead.
+        why: String,
+        /// What the network said, where it said anything.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// The node wants a key, or another one.
+    #[error("the node wants a key, or another one than this")]
+    Unauthorized,
+    /// The node doesn't have the model.
+    #[error("the node has no model `{model}`")]
+    ModelMissing {
+        /// As it was asked for.
+        model: String,
+        /// What the node said.
+        sentence: Option<String>,
+    },
+    /// The node has too much to do, or is still loading.
+    #[error("the node is busy{}", after_colon(sentence.as_deref()))]
+    Busy {
+        /// When to come back, where the node says so.
+        retry_after: Option<Duration>,
+        /// What the node said.
+        sentence: Option<String>,
+    },
+    /// The node answered with an error.
+    #[error("the node answered with status {status}{}", after_colon(sentence.as_deref()))]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// What the node said.
+        sentence: Option<String>,
+    },
+    /// The node said in the middle of an answer that it can't go on.
+    #[error("the node failed in the middle of the answer: {sentence}")]
+    Failed {
+        /// What the node said.
+        sentence: String,
+    },
+    /// Something answers, but not as a node does.
+    #[error("{why}")]
+    NotANode {
+        /// What was found instead.
+        why: String,
+    },
+    /// The answer ended before its end: the connection broke, or the node stopped.
+    #[error("the answer broke off in the middle")]
+    CutOff,
+    /// The connection stands, but nothing came.
+    #[error("nothing came from the node for {} s", after.as_secs_f64())]
+    TimedOut {
+        /// How long was waited.
+        after: Duration,
+    },
+}
+
+fn after_colon(sentence: Option<&str>) -> String {
+    sentence.map(|sentence| format!(": {sentence}")).unwrap_or_default()
+}
+
+impl NodeError {
+    pub(crate) fn not_a_node(why: impl Into<String>) -> Self {
+        Self::NotANode { why: why.into() }
+    }
+
+    /// What the network's error means, for one that came before any answer.
+    pub(crate) fn unreachable(error: reqwest::Error, connect_timeout: Duration) -> Self {
+        let error = error.without_url();
+        let why = if error.is_connect() && error.is_timeout() {
+            format!("no connection came about within {} s", connect_timeout.as_secs_f64())
+        } else {
+            reason(&error).to_owned()
+        };
+        Self::Unreachable { why, source: Some(Box::new(error)) }
+    }
+}
+
+fn reason(error: &reqwest::Error) -> &'static str {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(tls) = tls_error(error) {
+            return match tls {
+                rustls::Error::InvalidCertificate(_) => "its certificate is not one that this machine trusts",
+                _ => "it doesn't speak https as it should",
+            };
+        }
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            match io.kind() {
+                std::io::ErrorKind::ConnectionRefused => return "nothing listens on that port",
+                std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable => {
+                    return "there is no way to it in this network";
+                }
+                std::io::ErrorKind::TimedOut => return "it doesn't respond",
+                _ => {}
+            }
+        }
+        // The resolver's error has no type of its own that could be asked for.
+        if error.to_string().starts_with("dns error") {
+            return "its name is not known in this network";
+        }
+        cause = error.source();
+    }
+    if error.is_connect() { "no connection came about" } else { "it closed the connection without an answer" }
+}
+
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let inner = error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+    inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref())
+}

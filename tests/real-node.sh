@@ -1,0 +1,79 @@
+#!/bin/sh
+# Starts a server that nobody here wrote and talks to it as a node: tests/real-node.sh [mlx_lm|llama_cpp] [record FOLDER]
+#
+# The server is installed once from PyPI into a cache folder (TIDEGATE_REAL_NODE, else ~/.cache/tidegate/real-node) and
+# listens on loopback only, for as long as this script runs. mlx_lm answers with a tiny model of random weights;
+# llama_cpp is built from source, which takes long, and answers with the starter model in models/.
+# With `record FOLDER`, the server's replies are written to FOLDER as they came from the wire, like the fixtures in
+# crates/wire/tests/recorded.
+set -eu
+cd "$(dirname "$0")/.."
+engine=${1:-mlx_lm}
+cache=${TIDEGATE_REAL_NODE:-${XDG_CACHE_HOME:-$HOME/.cache}/tidegate/real-node}
+venv=$cache/$engine
+mkdir -p "$cache/empty-hub"
+
+install() { # package requirements…
+    if [ ! -e "$venv/installed" ]; then
+        python3 -m venv "$venv"
+        "$venv/bin/pip" install --quiet "$@"
+        touch "$venv/installed"
+    fi
+}
+
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+url=http://127.0.0.1:$port
+log=$cache/$engine.log
+case $engine in
+mlx_lm)
+    if [ "$(uname)" = Darwin ]; then install mlx-lm==0.32.2; else install 'mlx-lm[cpu]==0.32.2'; fi
+    model=$cache/tiny-llama
+    [ -e "$model/tokenizer_config.json" ] || "$venv/bin/python" tests/real-node/make_model.py "$model"
+    # Without an existing hub folder its list of models breaks off after the head.
+    HF_HUB_OFFLINE=1 HF_HUB_CACHE=$cache/empty-hub "$venv/bin/mlx_lm.server" \
+        --model "$model" --host 127.0.0.1 --port "$port" >"$log" 2>&1 &
+    ;;
+llama_cpp)
+    install 'llama-cpp-python[server]==0.3.36'
+    model=starter
+    file=models/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
+    [ -e "$file" ] || { echo "$file is missing: cargo xtask setup fetches it" >&2; exit 1; }
+    "$venv/bin/python" -m llama_cpp.server --model "$file" --model_alias "$model" \
+        --host 127.0.0.1 --port "$port" --n_ctx 2048 >"$log" 2>&1 &
+    ;;
+*)
+    echo "unknown engine: $engine" >&2
+    exit 2
+    ;;
+esac
+server=$!
+trap 'kill $server 2>/dev/null; wait $server 2>/dev/null || true' EXIT INT TERM
+
+waited=0
+until curl --silent --fail --output /dev/null --max-time 5 "$url/v1/models"; do
+    kill -0 $server 2>/dev/null || { echo "$engine ended; the last of $log:" >&2; tail -n 5 "$log" >&2; exit 1; }
+    waited=$((waited + 1))
+    [ $waited -lt 120 ] || { echo "$engine doesn't answer after two minutes" >&2; exit 1; }
+    sleep 1
+done
+
+if [ "${2:-}" = record ]; then
+    out=$3
+    mkdir -p "$out"
+    ask='"messages":[{"role":"user","content":"Write one line about the sea, with an emoji."}],"temperature":0,"seed":1,"max_tokens":24'
+    take() { # name, then curl's arguments
+        name=$1
+        shift
+        curl --silent --include --raw --max-time 120 --header 'content-type: application/json' "$@" >"$out/$name.http"
+    }
+    chat=$url/v1/chat/completions
+    take models "$url/v1/models"
+    take health "$url/health"
+    take not-found "$url/v1/nothing"
+    take stream --data "{\"model\":\"$model\",$ask,\"stream\":true,\"stream_options\":{\"include_usage\":true}}" "$chat"
+    take response --data "{\"model\":\"$model\",$ask}" "$chat"
+    take error --data "{\"model\":\"$model\",\"messages\":\"no\",\"stream\":true}" "$chat"
+    take missing-model --data "{\"model\":\"no-such-model\",$ask,\"stream\":true}" "$chat"
+fi
+
+cargo run --quiet --package nodes --example probe -- "$url" "$model"
