@@ -54,6 +54,9 @@ impl StoreError {
     pub(crate) fn from_sqlite(path: &Path, source: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode as Code;
         let path = path.to_owned();
+        if let rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..) = source {
+            return Self::Corrupt { path, source: Box::new(source) };
+        }
         match source.sqlite_error_code() {
             Some(Code::DiskFull) => Self::DiskFull(Box::new(source)),
             Some(Code::DatabaseCorrupt | Code::NotADatabase) => Self::Corrupt { path, source: Box::new(source) },

@@ -3,15 +3,23 @@
 //!
 //! SQL appears nowhere else in the workspace. Nothing here decides anything or knows a format of a message or a
 //! setting; values that callers encode are kept as they are. All calls block: async callers use a blocking thread.
-//! A process that is killed in mid-answer loses nothing that was appended before. Start at `Store`.
+//! A process that is killed in mid-answer loses nothing that was appended before. Start at [`Store`].
 
 #![warn(missing_docs)]
 
+mod conversations;
 mod error;
-mod message;
+mod messages;
+mod record;
+mod schema;
+mod secrets;
+mod settings;
+mod store;
 
 pub use error::StoreError;
-pub use message::{
+pub use record::{
     Conversation, ConversationId, ConversationSummary, MessageEnd, MessageId, MessageState, NewMessage, NodeRow,
     Segment, StoredMessage,
 };
+pub use secrets::Secrets;
+pub use store::{SetAside, Store};
