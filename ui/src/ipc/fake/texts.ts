@@ -45,7 +45,7 @@ vm_stat 1 | awk 'NR > 3 { print $(NF-1) * 16 / 1024, "MB/s in" }'
 
 More in [the manual](https://developer.apple.com/documentation/).`
 
-const long = Array.from({ length: 9 }, (_, part) => `## Part ${part + 1}\n\n${table.replace('The rate.', `Part ${part + 1}. The rate.`)}\n\n`).join('')
+const long = Array.from({ length: 12 }, (_, part) => `## Part ${part + 1}\n\n${table.replace('The rate.', `Part ${part + 1}. The rate.`)}\n\n`).join('')
 
 export const answers = {
   guard: guardBefore + guardAfter,

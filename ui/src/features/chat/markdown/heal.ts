@@ -6,19 +6,22 @@
 const lonelyMarker = /(^|\n)[ \t>]*(?:[-*+_#`~=|:]+|#{1,6}|\d{1,9}[.)]?|[-*+] \[[ xX]?\]?)[ \t]*$/
 
 export function heal(text: string): string {
-  const fence = openFence(text)
-  if (fence !== null) return healFence(text, fence)
-  let healed = text.replace(lonelyMarker, '$1')
+  const { open, closedEnd } = fences(text)
+  if (open !== null) return healFence(text, open)
+  // Code that has ended is finished: nothing in it may be taken for a mark.
+  const code = text.slice(0, closedEnd)
+  let healed = text.slice(closedEnd).replace(lonelyMarker, '$1')
   healed = holdTable(healed)
   const start = lastInlineRun(healed)
-  return healed.slice(0, start) + healInline(healed.slice(start))
+  return code + healed.slice(0, start) + healInline(healed.slice(start))
 }
 
 type Fence = { marker: string; start: number; bodyStart: number | null }
 
-/** The code fence that is open at the end of the text, if one is. */
-function openFence(text: string): Fence | null {
+/** The code fence that is open at the end of the text, if one is, and where the last one before it ended. */
+function fences(text: string): { open: Fence | null; closedEnd: number } {
   let open: Fence | null = null
+  let closedEnd = 0
   let at = 0
   for (const line of text.split('\n')) {
     const complete = at + line.length < text.length
@@ -31,11 +34,12 @@ function openFence(text: string): Fence | null {
         }
       } else if (marker[0] === open.marker[0] && marker.length >= open.marker.length && rest.trim() === '') {
         open = null
+        closedEnd = Math.min(at + line.length, text.length)
       }
     }
     at += line.length + 1
   }
-  return open
+  return { open, closedEnd }
 }
 
 function healFence(text: string, fence: Fence): string {
@@ -112,6 +116,8 @@ function healInline(text: string): string {
       at += 1
       continue
     }
+    // One tilde at the very end may be half of two.
+    if (letter === '~' && at === text.length - 1 && text[at - 1] !== '~') return closeAll(text.slice(0, at), open)
     if (letter === '*' || letter === '_' || letter === '~') {
       const run = new RegExp(`^\\${letter}+`).exec(text.slice(at))?.[0] ?? letter
       const before = text[at - 1]
