@@ -2,14 +2,22 @@
 //!
 //! It does no I/O, reads no clock and starts no task; everything it needs is an argument, so the same arguments always
 //! give the same decision. It never sends anything anywhere: `app` does what the decision says. A reading that is
-//! unknown is never taken for zero or for fine, and the decision says that it is unknown. Start at `decide`.
+//! unknown is never taken for zero or for fine, and the decision says that it is unknown. Start at [`decide`] and [`fit`].
 
 #![warn(missing_docs)]
 
+mod decide;
 mod decision;
 mod demand;
+mod fit;
+mod here;
 mod policy;
+mod rank;
+mod readings;
+mod words;
 
+pub use decide::decide;
 pub use decision::{Alternative, Decision, Fit, ReadingCheck, Reason, Target, Verdict};
 pub use demand::{Demand, LocalModel, NodeOption, PlaceChoice};
+pub use fit::fit;
 pub use policy::{OffloadMode, Policy};

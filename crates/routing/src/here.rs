@@ -1,0 +1,213 @@
+//! What would happen if the answer were made on this machine.
+
+use chat::Bytes;
+use vitals::Snapshot;
+
+use crate::fit::{Limits, fit, longest_context};
+use crate::rank::known_speed;
+use crate::readings::{Reading, readings, unknown};
+use crate::{Demand, LocalModel, Policy, ReadingCheck, Reason, Verdict, words};
+
+/// Room for an answer after the prompt, in tokens: a context that leaves less is no use.
+const ANSWER_ROOM: usize = 1024;
+
+/// A smaller context than this is no help that could be offered, in tokens.
+const LEAST_OFFERED_CONTEXT: usize = 1024;
+
+pub(crate) struct Here {
+    pub(crate) outcome: Outcome,
+    pub(crate) readings: Vec<ReadingCheck>,
+    /// The readings over their limits, the worst first.
+    pub(crate) strains: Vec<Strain>,
+    /// Readings of strain that are unknown, by name.
+    pub(crate) unknown: Vec<&'static str>,
+    /// How fast the model is known to decode here.
+    pub(crate) speed: Option<f64>,
+}
+
+pub(crate) enum Outcome {
+    Runs {
+        context_len: usize,
+        /// It is less than what the settings and the prompt ask for.
+        is_smaller: bool,
+        /// What of the budget stays free; `None` where the memory is unknown.
+        spare: Option<Bytes>,
+        /// The most context that fits, where that is less than the model could read.
+        max_context: Option<usize>,
+    },
+    Cannot {
+        reason: Reason,
+        /// "needs 9.1 GB with 8k context and 5.0 GB can be used", for after "here".
+        why: String,
+        /// "with context up to 4k", for after "fits".
+        remedy: Option<String>,
+    },
+}
+
+pub(crate) struct Strain {
+    pub(crate) reason: Reason,
+    pub(crate) strain: String,
+    pub(crate) remedy: String,
+}
+
+impl Here {
+    pub(crate) fn look(policy: &Policy, demand: &Demand, snapshot: &Snapshot) -> Self {
+        let strain_readings = readings(policy, snapshot);
+        let unknown = strain_readings.iter().filter(|r| r.check.exceeded.is_none()).map(|r| r.check.name).collect();
+        let strains = strain_readings
+            .iter()
+            .filter(|reading| reading.is_exceeded())
+            .map(|Reading { reason, strain, remedy, .. }| Strain {
+                reason: *reason,
+                strain: strain.clone(),
+                remedy: remedy.clone(),
+            })
+            .collect();
+        let outcome = outcome(policy, demand, snapshot);
+        let mut here = Self {
+            readings: memory_checks(policy, demand, snapshot, &outcome),
+            outcome,
+            strains,
+            unknown,
+            speed: demand.model.as_ref().and_then(|model| known_speed(model.decode_tokens_per_sec)),
+        };
+        here.readings.extend(strain_readings.into_iter().map(|reading| reading.check));
+        here.check_speed(policy, demand);
+        here
+    }
+
+    fn check_speed(&mut self, policy: &Policy, demand: &Demand) {
+        if demand.model.is_none() {
+            return;
+        }
+        let least = policy.min_decode_tokens_per_sec;
+        let exceeded = self.speed.filter(|_| least.is_finite()).map(|speed| speed < least);
+        self.readings.push(ReadingCheck {
+            name: "Speed",
+            value: self.speed.map_or_else(unknown, words::speed),
+            limit: least.is_finite().then(|| format!("at least {}", words::speed(least))),
+            exceeded,
+        });
+        if let (Some(true), Some(speed)) = (exceeded, self.speed) {
+            self.strains.push(Strain {
+                reason: Reason::TooSlow,
+                strain: format!("writes {} only", words::speed(speed)),
+                remedy: format!("with {} or more", words::speed(least)),
+            });
+        }
+    }
+
+    /// How it would run, for after "Here": "fits with 3.1 GB to spare"; or why it can't.
+    pub(crate) fn describe(&self) -> String {
+        match &self.outcome {
+            Outcome::Runs { spare: None, .. } => "memory unknown, so it may not fit".to_owned(),
+            Outcome::Runs { context_len, is_smaller: true, spare: Some(spare), .. } => {
+                format!("fits with context {} and {spare} to spare", words::context(*context_len))
+            }
+            Outcome::Runs { spare: Some(spare), .. } => format!("fits with {spare} to spare"),
+            Outcome::Cannot { why, .. } => why.clone(),
+        }
+    }
+
+    /// What is bad about running here although it fits: "swaps in 40.0 MB/s and is too hot (serious)".
+    pub(crate) fn describe_strain(&self) -> Option<String> {
+        let parts: Vec<&str> = self.strains.iter().map(|strain| strain.strain.as_str()).collect();
+        (!parts.is_empty()).then(|| parts.join(" and "))
+    }
+}
+
+fn outcome(policy: &Policy, demand: &Demand, snapshot: &Snapshot) -> Outcome {
+    let Some(model) = &demand.model else {
+        return Outcome::Cannot { reason: Reason::NoModel, why: "has no model file".to_owned(), remedy: None };
+    };
+    let longest = longest_context(model);
+    if let Some(prompt) = demand.prompt_tokens.filter(|&prompt| prompt >= longest) {
+        let why = format!(
+            "the model reads at most {} and this chat has {}",
+            words::tokens(longest - 1),
+            words::tokens(prompt)
+        );
+        return Outcome::Cannot { reason: Reason::TooLong, why, remedy: None };
+    }
+    let least = least_context(demand, longest);
+    let wanted = demand.wanted_context.max(least).min(longest);
+    let at_wanted = fit(model, policy, snapshot, wanted);
+    let max_context = at_wanted.max_context.filter(|&tokens| tokens < longest);
+    let runs = |context_len, spare| Outcome::Runs { context_len, is_smaller: context_len < wanted, spare, max_context };
+    match (at_wanted.verdict, at_wanted.budget, at_wanted.max_context) {
+        (Verdict::Unknown, ..) => runs(wanted, None),
+        (Verdict::RunsWell | Verdict::Tight, Some(budget), _) => {
+            runs(wanted, Some(budget.saturating_sub(at_wanted.needed)))
+        }
+        (_, Some(budget), Some(tokens)) if tokens >= least => {
+            // Down to whole steps of the cache where the prompt leaves room for that.
+            let context_len = (tokens / 256 * 256).max(least);
+            runs(context_len, Some(budget.saturating_sub(model.needed(context_len))))
+        }
+        _ => too_big(policy, snapshot, model, least),
+    }
+}
+
+/// The context without which there is no use in starting: prompt and answer, or all that is wanted where the prompt
+/// wasn't counted.
+fn least_context(demand: &Demand, longest: usize) -> usize {
+    match demand.prompt_tokens {
+        Some(prompt) => {
+            prompt.saturating_add(ANSWER_ROOM).checked_next_multiple_of(256).unwrap_or(usize::MAX).min(longest)
+        }
+        None => demand.wanted_context.min(longest),
+    }
+}
+
+fn too_big(policy: &Policy, snapshot: &Snapshot, model: &LocalModel, least: usize) -> Outcome {
+    let at_least = fit(model, policy, snapshot, least);
+    let limits = Limits::of(model, policy, snapshot);
+    let usable = match (at_least.budget, limits.gpu) {
+        (Some(budget), _) => format!("{budget} can be used"),
+        (None, Some(gpu)) => format!("the GPU can use {gpu}"),
+        (None, None) => "memory unknown".to_owned(),
+    };
+    let context = at_least
+        .max_context
+        .filter(|&tokens| tokens >= LEAST_OFFERED_CONTEXT)
+        .map(|tokens| format!("with context up to {}", words::context(tokens)));
+    let free = limits
+        .free_needed(at_least.needed, model, policy)
+        .map(|free| format!("if {} were free", words::at_least(free)));
+    let remedies: Vec<String> = [context, free].into_iter().flatten().collect();
+    Outcome::Cannot {
+        reason: Reason::Memory,
+        why: format!("needs {} with context {}, {usable}", words::at_least(at_least.needed), words::context(least)),
+        remedy: (!remedies.is_empty()).then(|| remedies.join(", or ")),
+    }
+}
+
+fn memory_checks(policy: &Policy, demand: &Demand, snapshot: &Snapshot, outcome: &Outcome) -> Vec<ReadingCheck> {
+    let free = snapshot.memory.map(|memory| memory.available);
+    let value = free.map_or_else(unknown, |free| free.to_string());
+    let Some(model) = &demand.model else {
+        return vec![ReadingCheck { name: "Free memory", value, limit: None, exceeded: None }];
+    };
+    let context_len = match outcome {
+        Outcome::Runs { context_len, .. } => *context_len,
+        Outcome::Cannot { .. } => least_context(demand, longest_context(model)),
+    };
+    let needed = model.needed(context_len);
+    let more = needed.saturating_sub(model.already_loaded.unwrap_or(Bytes::ZERO));
+    let limits = Limits::of(model, policy, snapshot);
+    let mut checks = vec![ReadingCheck {
+        name: "Free memory",
+        value,
+        limit: Some(format!("{more} needed, {} kept free", policy.reserve)),
+        exceeded: Limits { gpu: None, ..limits }.budget().map(|budget| needed > budget),
+    }];
+    if let Some(gpu) = limits.gpu {
+        checks.push(ReadingCheck {
+            name: "GPU memory",
+            value: gpu.to_string(),
+            limit: Some(format!("{needed} needed")),
+            exceeded: Some(needed > gpu),
+        });
+    }
+    checks
+}
