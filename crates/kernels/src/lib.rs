@@ -1,1 +1,24 @@
-//! kernels
+//! The tensor operations that decide speed. Each has a reference in plain candle ops, which runs on every device, and
+//! a fast version where candle or we have one; a property test compares the two.
+//!
+//! Knows tensors and shapes, never models or files. A sequence is `(tokens, heads, head_dim)` here: no batch dimension.
+//! Start at [`attention`] and [`KvLayer`].
+
+#![warn(missing_docs)]
+
+pub mod cpu;
+
+mod attention;
+mod gate;
+mod kv_layer;
+mod norm;
+mod rope;
+
+pub use attention::{attention, attention_reference};
+pub use gate::{silu_gate, silu_gate_reference};
+pub use kv_layer::KvLayer;
+pub use norm::{rms_norm, rms_norm_reference};
+pub use rope::{Pairing, rope, rope_reference};
+
+#[cfg(test)]
+mod tests;

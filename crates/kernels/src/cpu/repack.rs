@@ -1,0 +1,44 @@
+use candle_core::quantized::GgmlDType;
+
+/// Bytes of the second copy that candle's CPU backend makes of a matrix at its first use, in a layout that its SIMD
+/// products read; 0 where it makes none. Mirrors `repack.rs` and `repack_x86.rs` of candle-core 0.11, which keep the
+/// rule private.
+#[cfg(target_arch = "x86_64")]
+pub fn repacked_bytes(dtype: GgmlDType, rows: usize, columns: usize) -> u64 {
+    const ROWS_PER_TILE: usize = 16;
+    const WEIGHTS_PER_TILE_ROW: usize = 256;
+    let vnni = (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni"))
+        || (is_x86_feature_detected!("avxvnni") && is_x86_feature_detected!("avx2"));
+    if !is_x86_feature_detected!("avx2")
+        || !rows.is_multiple_of(ROWS_PER_TILE)
+        || !columns.is_multiple_of(WEIGHTS_PER_TILE_ROW)
+    {
+        return 0;
+    }
+    let tiles = (rows / ROWS_PER_TILE * (columns / WEIGHTS_PER_TILE_ROW)) as u64;
+    match dtype {
+        // 8 scales and 8 minima in f32 for each row, and 4 bits a weight.
+        GgmlDType::Q4K => tiles * (2 * 8 * 16 * 4 + 256 * 16 / 2),
+        // 16 scales in f32 for each row, and a byte a weight.
+        GgmlDType::Q6K => tiles * (16 * 16 * 4 + 256 * 16),
+        // 8 blocks of 32, each with a scale in f16 and a byte a weight for each row.
+        GgmlDType::Q8_0 if vnni => tiles * 8 * (16 * 2 + 32 * 16),
+        _ => 0,
+    }
+}
+
+/// Bytes of the second copy that candle's CPU backend makes of a matrix at its first use, in a layout that its SIMD
+/// products read; 0 where it makes none. Mirrors `repack.rs` of candle-core 0.11, which keeps the rule private.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn repacked_bytes(dtype: GgmlDType, rows: usize, columns: usize) -> u64 {
+    let interleaved_rows = match dtype {
+        GgmlDType::Q4_0 | GgmlDType::Q8_0 => 4,
+        GgmlDType::Q4K | GgmlDType::Q5K | GgmlDType::Q6K => 8,
+        _ => return 0,
+    };
+    if !rows.is_multiple_of(interleaved_rows) {
+        return 0;
+    }
+    // The same blocks in another order.
+    (rows * columns / dtype.block_size() * dtype.type_size()) as u64
+}
