@@ -28,7 +28,7 @@ describe('an answer', () => {
     await scene.id('stop').waitFor()
     await scene.id('send').waitFor()
     expect(await scene.id('message-assistant').innerText()).toContain('confidentiality')
-    expect((await scene.id('place-line').textContent())?.replace(/\s+/g, ' ')).toMatch(/^ ?Here · 44 tok\/s · fits here.* · why ?$/)
+    expect((await scene.id('place-line').textContent())?.replace(/\s+/g, ' ')).toMatch(/^ ?Here · 44 tok\/s · fits with 2.4 GB to spare · why ?$/)
     await page.getByRole('button', { name: 'Why here' }).click()
     expect(await scene.id('decision-card').innerText()).toContain('Free memory')
     await page.keyboard.press('Escape')

@@ -119,7 +119,7 @@ export class FakeBackend implements Backend {
       const outcome = await Promise.race([this.#play(steps, answer, onEvent, wait, () => stopped), ended])
       clearTimeout(timer)
       const segments = answer.text
-        ? [{ place: decision.target === 'here' ? 'here' : decision.place, model: 'Qwen3 8B', reason: decision.reason, sentence: decision.sentence, decodeTokensPerSec: 43.6, ttftMs: 240, completionTokens: Math.round(answer.text.length / 3.6), startedAtChar: 0 }]
+        ? [{ place: decision.place, model: 'Qwen3 8B', reason: decision.reason, sentence: decision.sentence, decodeTokensPerSec: 43.6, ttftMs: 240, completionTokens: Math.round(answer.text.length / 3.6), startedAtChar: 0 }]
         : []
       if (outcome === 'stopped' || outcome === 'done') {
         Object.assign(answer, { state: outcome, segments } satisfies Partial<MessageDto>)

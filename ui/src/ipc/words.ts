@@ -37,6 +37,7 @@ const reasonWords: Record<string, string> = {
   thermal: 'heat',
   tooSlow: 'too slow here',
   noModel: 'no model here',
+  tooLong: 'too long for this model',
   nodeUnreachable: 'node not reachable',
 }
 
@@ -51,27 +52,23 @@ export function reasonWord(code: string): string {
   return reasonWords[camel(code)] ?? code.replace(/[-_]+/g, ' ')
 }
 
+/** A node's name from the place as the product says it: "studio" from "On studio". */
+export function placeName(place: string): string {
+  return place.trim().replace(/^on /i, '')
+}
+
 export function isHere(place: string): boolean {
-  return place.trim().toLowerCase() === 'here' || place.trim().toLowerCase() === 'local'
-}
-
-const reasonClauses: Record<string, string> = {
-  chosen: 'as you chose',
-  fits: 'fits here',
-  smallerContext: 'with a smaller context',
-  noNode: 'no node can answer',
-  memory: 'memory is short here',
-  swap: 'this machine is swapping',
-  pressure: 'memory is under pressure here',
-  thermal: 'too hot here',
-}
-
-/** A routing reason as the end of "On studio · 41 tok/s · …". */
-export function reasonClause(code: string): string {
-  return reasonClauses[camel(code)] ?? reasonWord(code)
+  return place.trim().toLowerCase() === 'here'
 }
 
 /** "Here" or "On studio". */
 export function placeWord(place: string): string {
-  return isHere(place) ? 'Here' : `On ${place}`
+  return isHere(place) ? 'Here' : `On ${placeName(place)}`
+}
+
+/** A clause as a sentence: with a capital and a final dot. */
+export function asSentence(clause: string): string {
+  const trimmed = clause.trim()
+  if (trimmed === '') return ''
+  return trimmed.charAt(0).toUpperCase() + trimmed.slice(1) + (/[.!?…。]$/.test(trimmed) ? '' : '.')
 }

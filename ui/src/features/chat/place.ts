@@ -5,7 +5,7 @@ import { tokensPerSec } from '../../primitives/format'
 export type PlaceLine = { here: boolean; place: string; speed: string | null; reason: string }
 
 /** Reasons longer than this are told by the decision card; the line says it in a few words. */
-const shortEnough = 52
+const shortEnough = 56
 
 function short(sentence: string, code: string): string {
   const trimmed = sentence.trim().replace(/\.$/, '')

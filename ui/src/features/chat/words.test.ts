@@ -22,7 +22,7 @@ it('speaks whole sentences, each once', () => {
 })
 
 it('says where an answer was made, how fast, and why', () => {
-  const segment = { place: 'studio', model: 'm', reason: 'memory', sentence: 'Here would swap in about 40 s.', decodeTokensPerSec: 41.2, ttftMs: 1, completionTokens: 1, startedAtChar: 0 }
+  const segment = { place: 'On studio', model: 'm', reason: 'memory', sentence: 'Here would swap in about 40 s.', decodeTokensPerSec: 41.2, ttftMs: 1, completionTokens: 1, startedAtChar: 0 }
   const message = { segments: [segment] } as unknown as MessageDto
   expect(placeLine(message, null, null)).toEqual({ here: false, place: 'On studio', speed: '41 tok/s', reason: 'here would swap in about 40 s' })
   const long = { segments: [{ ...segment, place: 'here', reason: 'smaller_context', sentence: 'x'.repeat(90) }] } as unknown as MessageDto

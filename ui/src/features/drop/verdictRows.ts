@@ -15,7 +15,7 @@ export function verdictRows({ model, fits, nodesThatCould, alreadyListed }: Mode
   })
   if (model.decodeTokensPerSec !== null) {
     rows.push({ label: 'Speed here', value: `${tokensPerSec(model.decodeTokensPerSec)} tok/s`, note: alreadyListed ? 'measured' : 'forecast', status: 'calm', noteStatus: 'calm' })
-  } else {
+  } else if (model.fit?.verdict !== 'tooBig') {
     rows.push({ label: 'Speed here', value: '—', note: 'measured with the first answer', status: 'unknown', noteStatus: 'unknown' })
   }
   return rows

@@ -56,7 +56,7 @@ export type Gauge = {
 
 function why(vitals: VitalsDto | null, reading: string): string {
   if (!vitals) return 'No reading has arrived yet.'
-  const entry = vitals.unavailable.find((each) => each.reading.toLowerCase().startsWith(reading))
+  const entry = vitals.unavailable.find((each) => each.reading.startsWith(reading))
   return entry ? `Not known: ${entry.why}` : 'Not known on this machine.'
 }
 
@@ -132,7 +132,7 @@ export function swapGauge(vitals: VitalsDto | null, settings: SettingsDto): Gaug
   const word = swapping ? 'swapping' : full ? 'much in use' : 'calm'
   const about =
     rate === null
-      ? 'The rate needs two readings; the second is on its way.'
+      ? why(vitals, 'swap.in')
       : `Moved between memory and disk: ${megabytesPerSec(inPerSec ?? 0)} MB/s in, ${megabytesPerSec(outPerSec ?? 0)} MB/s out. The rate is what slows the machine; more than ${megabytesPerSec(settings.maxSwapInPerSec)} MB/s in hands work off.`
   return { value: rate === null ? null : megabytesPerSec(rate), unit: 'MB/s', aside, status, word, about }
 }
@@ -183,7 +183,7 @@ export function heatGauge(vitals: VitalsDto | null, settings: SettingsDto): Gaug
       about: `How hard the system works to find free memory. ${why(vitals, 'thermal').replace('Not known', 'Heat is not known')}`,
     }
   }
-  return { ...unknown(why(vitals, 'therm')), label: 'Heat', kind: 'heat' }
+  return { ...unknown(why(vitals, 'thermal')), label: 'Heat', kind: 'heat' }
 }
 
 export function heatValue(kind: HeatKind): (vitals: VitalsDto) => number | null {

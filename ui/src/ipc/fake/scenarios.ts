@@ -97,37 +97,37 @@ export const settings: SettingsDto = {
 
 export const hereDecision: DecisionDto = {
   target: 'here',
-  place: 'here',
+  place: 'Here',
   reason: 'fits',
-  sentence: 'Fits here: 6.1 GB needed, 11.3 GB free.',
-  counterfactual: 'Would go to studio with a context above 24k, or with less than 8.9 GB free.',
+  sentence: 'fits with 2.4 GB to spare',
+  counterfactual: 'Fits with context up to 24k',
   readings: [
     { name: 'Free memory', value: '11.3 GB', limit: '2.8 GB', exceeded: false },
     { name: 'Swap in', value: '0 MB/s', limit: '4 MB/s', exceeded: false },
     { name: 'Heat', value: 'Nominal', limit: 'Serious', exceeded: false },
   ],
   alternatives: [
-    { place: 'here', outcome: '44 tok/s' },
-    { place: 'studio', outcome: '41 tok/s, 4 ms away' },
-    { place: 'mini', outcome: 'not reachable' },
+    { place: 'Here', outcome: '44 tok/s' },
+    { place: 'On studio', outcome: '41 tok/s, 4 ms away' },
+    { place: 'On mini', outcome: 'not reachable' },
   ],
 }
 
 export const nodeDecision: DecisionDto = {
   target: 'node',
-  place: 'studio',
+  place: 'On studio',
   reason: 'memory',
-  sentence: 'The answer would have needed 1.9 GB more here than was free.',
-  counterfactual: 'Would stay here with a context up to 16k, or in Q4_K_M.',
+  sentence: 'here 1.9 GB more would be needed than is free',
+  counterfactual: 'Would stay here with context up to 16k',
   readings: [
     { name: 'Free memory', value: '0.9 GB', limit: '2.8 GB', exceeded: true },
     { name: 'Swap in', value: '0 MB/s', limit: '4 MB/s', exceeded: false },
     { name: 'Heat', value: 'Nominal', limit: 'Serious', exceeded: false },
   ],
   alternatives: [
-    { place: 'studio', outcome: '41 tok/s, done in about 9 s' },
-    { place: 'here, swapping', outcome: '6 tok/s, done in about 64 s' },
-    { place: 'mini', outcome: 'not reachable' },
+    { place: 'On studio', outcome: '41 tok/s, done in about 9 s' },
+    { place: 'Here', outcome: '6 tok/s while swapping, done in about 64 s' },
+    { place: 'On mini', outcome: 'not reachable' },
   ],
 }
 
@@ -138,8 +138,8 @@ function message(id: number, conversationId: number, role: 'user' | 'assistant',
   return { id, conversationId, role, text, thinking: '', state: 'done', error: null, segments: [], decision: null, createdAtMs: now - 60_000, ...more }
 }
 
-const hereSegment = { place: 'here', model: 'Qwen3 8B', reason: 'fits', sentence: 'Fits here', decodeTokensPerSec: 44.2, ttftMs: 310, completionTokens: 164, startedAtChar: 0 }
-const studioSegment = { place: 'studio', model: 'qwen3-8b', reason: 'memory', sentence: 'Here would swap in about 40 s', decodeTokensPerSec: 41, ttftMs: 62, completionTokens: 88, startedAtChar: answers.guardSeam }
+const hereSegment = { place: 'Here', model: 'Qwen3 8B', reason: 'fits', sentence: 'fits with 2.4 GB to spare', decodeTokensPerSec: 44.2, ttftMs: 310, completionTokens: 164, startedAtChar: 0 }
+const studioSegment = { place: 'On studio', model: 'qwen3-8b', reason: 'memory', sentence: 'here would swap in about 40 s', decodeTokensPerSec: 41, ttftMs: 62, completionTokens: 88, startedAtChar: answers.guardSeam }
 
 const hour = 3_600_000
 export function conversations(): ConversationDto[] {
@@ -153,7 +153,7 @@ export function conversations(): ConversationDto[] {
       message(21, 2, 'user', 'Which of the two says more about a Mac that is running out of memory: how much swap is used, or how fast it is used?'),
       message(22, 2, 'assistant', answers.table, { segments: [hereSegment], decision: hereDecision }),
     ]),
-    one(3, 'Contract, clause 7', true, [message(31, 3, 'user', 'Summarise clause 7.'), message(32, 3, 'assistant', answers.short, { segments: [{ ...hereSegment, reason: 'staysLocal', sentence: 'This chat stays on this Mac' }], decision: { ...hereDecision, reason: 'staysLocal', sentence: 'This chat stays on this Mac.' } })]),
+    one(3, 'Contract, clause 7', true, [message(31, 3, 'user', 'Summarise clause 7.'), message(32, 3, 'assistant', answers.short, { segments: [{ ...hereSegment, reason: 'stays_local', sentence: 'this chat stays on this Mac' }], decision: { ...hereDecision, reason: 'stays_local', sentence: 'this chat stays on this Mac' } })]),
     one(4, 'awk one-liner for nginx logs', false, [message(41, 4, 'user', 'awk one-liner: requests per minute from an nginx log'), message(42, 4, 'assistant', answers.awk, { state: 'stopped', segments: [hereSegment], decision: hereDecision })]),
     one(5, 'Reading plan: distributed systems', false, [message(51, 5, 'user', 'A reading plan for distributed systems, please.'), message(52, 5, 'assistant', answers.short, { segments: [hereSegment], decision: hereDecision })]),
   ]
