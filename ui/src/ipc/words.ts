@@ -72,3 +72,19 @@ export function asSentence(clause: string): string {
   if (trimmed === '') return ''
   return trimmed.charAt(0).toUpperCase() + trimmed.slice(1) + (/[.!?…。]$/.test(trimmed) ? '' : '.')
 }
+
+const reasonClauses: Record<string, string> = {
+  chosen: 'as you chose',
+  fits: 'fits here',
+  smallerContext: 'with a smaller context',
+  noNode: 'no node can answer',
+  memory: 'memory is short here',
+  swap: 'this machine is swapping',
+  pressure: 'memory is under pressure here',
+  thermal: 'too hot here',
+}
+
+/** A routing reason as the end of "On studio · 41 tok/s · …". */
+export function reasonClause(code: string): string {
+  return reasonClauses[camel(code)] ?? reasonWord(code)
+}
