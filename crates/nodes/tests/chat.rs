@@ -317,7 +317,7 @@ async fn a_key_goes_to_its_own_node_and_into_no_error() {
 async fn a_node_that_is_not_there_is_unreachable() {
     let node = FakeNode::start().await;
     let url = node.url();
-    drop(node);
+    node.stop().await;
     let error = read(client(&url, Some("sk-secret"), Duration::from_secs(60)).chat(FAKE_MODEL, question()))
         .await
         .end

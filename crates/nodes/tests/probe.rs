@@ -138,7 +138,7 @@ async fn what_does_not_answer_now_is_unreachable() {
     }
     let node = FakeNode::start().await;
     let url = node.url();
-    drop(node);
+    node.stop().await;
     let NodeState::Unreachable(sentence) = client(&url, None).probe().await.state else {
         panic!("a dropped node answered")
     };

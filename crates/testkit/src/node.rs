@@ -242,7 +242,7 @@ impl Shared {
     }
 }
 
-/// The server. Dropping it closes its port and resets every connection, as a machine does that loses its power.
+/// The server. Dropping it closes its port and resets every connection, as soon as the runtime comes to it.
 pub struct FakeNode {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -308,6 +308,13 @@ impl FakeNode {
     /// Waits until clients have closed that many connections before their reply was over.
     pub async fn wait_for_hang_ups(&self, count: usize) {
         self.wait(|counts| counts.hang_ups >= count).await;
+    }
+
+    /// Stops the node as dropping it does, and returns when nothing listens on its port any more.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        // An aborted task ends with an error, which is what was asked for.
+        let _ = (&mut self.task).await;
     }
 
     async fn wait(&self, is_enough: impl FnMut(&Counts) -> bool) {
