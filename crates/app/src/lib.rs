@@ -1,1 +1,55 @@
-//! app
+//! The use cases: one public function for each thing a user can do, in the window, over HTTP or on the command line.
+//!
+//! It gathers readings, asks `routing`, starts the engine or a node and keeps the result in `store`. It orders steps
+//! and decides nothing itself; it knows no HTTP, no window and no terminal. Start at [`App`], then follow
+//! [`App::send_message`] through `reply.rs` and `answer.rs`.
+
+#![warn(missing_docs)]
+
+mod answer;
+mod completion;
+mod conversations;
+mod decision_record;
+mod error;
+mod library;
+mod model_list;
+mod node_list;
+mod remote;
+mod reply;
+mod settings;
+mod speeds;
+mod start;
+mod verdict;
+mod vitals_watch;
+
+use std::sync::Arc;
+
+pub use chat;
+pub use completion::Completion;
+pub use decision_record::{AlternativeRecord, DecisionRecord, ReadingRecord, decision_of};
+pub use engine::{Footprint, ModelHeader, device_name};
+pub use error::{AppError, ErrorCode};
+pub use library::AddHow;
+pub use model_list::{ModelEntry, ModelOrigin};
+pub use node_list::NodeView;
+pub use nodes::{NodeAddress, NodeState, NodeStatus};
+pub use reply::{ReplyEvent, ReplyStream, SendMessage};
+pub use routing::{Fit, OffloadMode, PlaceChoice, Verdict};
+pub use settings::{Settings, Theme};
+pub use start::{AppConfig, StartError, default_data_dir};
+pub use store::{Conversation, ConversationId, ConversationSummary, MessageId, MessageState, Segment, StoredMessage};
+pub use verdict::{FileVerdict, ModelVerdict, Refusal};
+pub use vitals;
+pub use vitals_watch::Vitals;
+
+/// The running application. Clones are handles of the same one; [`App::shutdown`] ends it for all.
+#[derive(Clone)]
+pub struct App {
+    pub(crate) inner: Arc<start::Inner>,
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("App")
+    }
+}

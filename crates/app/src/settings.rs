@@ -1,0 +1,143 @@
+use std::path::{Path, PathBuf};
+
+use chat::Bytes;
+use routing::{OffloadMode, Policy};
+use serde::{Deserialize, Serialize};
+use vitals::ThermalState;
+
+/// Everything the user can set, saved as one value. A field that an older version didn't know takes its default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Where answers may run.
+    #[serde(with = "offload_name")]
+    pub offload: OffloadMode,
+    /// The id of the chosen model; `None` until one is chosen, and then the first of the list is used.
+    pub model: Option<String>,
+    /// The context a model is loaded with, in tokens, where the model and the memory allow it.
+    pub context_len: usize,
+    /// The user's own folder of models, beside those given at start.
+    pub models_folder: PathBuf,
+    /// Memory that is never given to a model, in bytes; `None` is the policy's own default for this machine.
+    pub reserve_bytes: Option<u64>,
+    /// Swap in use above this share of RAM sends answers to a node.
+    pub max_swap_used_ratio: f64,
+    /// Swap-in above this many bytes per second sends answers to a node.
+    pub max_swap_in_per_sec: u64,
+    /// Heat at or above this state sends answers to a node.
+    #[serde(with = "thermal_name")]
+    pub max_thermal: ThermalState,
+    /// Colours of the window.
+    pub theme: Theme,
+    /// Instructions put before every conversation; empty is none.
+    pub system_prompt: String,
+    /// Sampling temperature; `None` is the model's own or the engine's default.
+    pub temperature: Option<f32>,
+}
+
+/// The colours of the window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Theme {
+    /// As the system has it.
+    #[default]
+    System,
+    /// Always light.
+    Light,
+    /// Always dark.
+    Dark,
+}
+
+impl Settings {
+    pub(crate) fn defaults(data_dir: &Path) -> Self {
+        let policy = Policy::default();
+        Self {
+            offload: OffloadMode::Auto,
+            model: None,
+            context_len: 8192,
+            models_folder: data_dir.join("models"),
+            reserve_bytes: None,
+            max_swap_used_ratio: policy.max_swap_used_ratio,
+            max_swap_in_per_sec: policy.max_swap_in_per_sec.0,
+            max_thermal: policy.max_thermal,
+            theme: Theme::System,
+            system_prompt: String::new(),
+            temperature: None,
+        }
+    }
+
+    /// The values that make sense, or what is wrong with the others.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if !(256..=1_048_576).contains(&self.context_len) {
+            return Err(format!("A context of {} tokens is outside 256 to 1,048,576.", self.context_len));
+        }
+        if !(0.0..=1.0).contains(&self.max_swap_used_ratio) {
+            return Err("The swap limit is a share of RAM between 0 and 100 %.".to_owned());
+        }
+        if self.temperature.is_some_and(|t| !(0.0..=5.0).contains(&t)) {
+            return Err("The temperature lies between 0 and 5.".to_owned());
+        }
+        if self.models_folder.as_os_str().is_empty() {
+            return Err("The models folder needs a path.".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The routing policy that these settings ask for on a machine with so much RAM.
+    pub fn policy(&self, ram: Option<Bytes>) -> Policy {
+        let default = Policy::for_machine(ram);
+        Policy {
+            mode: self.offload,
+            reserve: self.reserve_bytes.map_or(default.reserve, Bytes),
+            max_swap_used_ratio: self.max_swap_used_ratio,
+            max_swap_in_per_sec: Bytes(self.max_swap_in_per_sec),
+            max_thermal: self.max_thermal,
+            ..default
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self::defaults(Path::new(""))
+    }
+}
+
+mod offload_name {
+    use routing::OffloadMode;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
+    pub(super) fn serialize<S: Serializer>(mode: &OffloadMode, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(mode.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OffloadMode, D::Error> {
+        // A name of a newer version falls back to the mode that keeps everything on this machine.
+        Ok(OffloadMode::parse(&String::deserialize(deserializer)?).unwrap_or(OffloadMode::LocalOnly))
+    }
+}
+
+mod thermal_name {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use vitals::ThermalState;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
+    pub(super) fn serialize<S: Serializer>(state: &ThermalState, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match state {
+            ThermalState::Nominal => "nominal",
+            ThermalState::Fair => "fair",
+            ThermalState::Serious => "serious",
+            ThermalState::Critical => "critical",
+        })
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ThermalState, D::Error> {
+        Ok(match String::deserialize(deserializer)?.as_str() {
+            "nominal" => ThermalState::Nominal,
+            "fair" => ThermalState::Fair,
+            "critical" => ThermalState::Critical,
+            _ => ThermalState::Serious,
+        })
+    }
+}
