@@ -69,6 +69,29 @@ describe('a text that grows letter by letter', () => {
     expect(text.length - blocks.settledEnd).toBeLessThan(120)
   })
 
+  it('takes no longer with a table than with prose', () => {
+    const row = `| ${Array.from({ length: 40 }, (_, cell) => `cell ${cell}`).join(' | ')} |\n`
+    const text = `${row}| ${'--- | '.repeat(40)}\n${row.repeat(6)}\nTo see it yourself`
+    let blocks = noBlocks
+    for (let end = 1; end <= text.length; end += 1) blocks = extend(blocks, text.slice(0, end))
+    expect(all(blocks).map(({ token }) => token.type)).toEqual(['table', 'paragraph'])
+  })
+
+  it('comes to the same end however the marks are thrown together', () => {
+    const pieces = ['**', '*', '_', '`', '```', '\n', '\n\n', '| ', ' |', '|---|', '- ', '1. ', '> ', '# ', '[', '](', ')', '~~', 'word ', 'two words', ' ', '\\', '<b>', ':', '---', '日本']
+    let seed = 7
+    const next = (below: number) => (seed = (seed * 48_271) % 2_147_483_647) % below
+    for (let round = 0; round < 150; round += 1) {
+      const text = Array.from({ length: 24 }, () => pieces[next(pieces.length)]).join('')
+      let blocks = noBlocks
+      for (let end = 1; end <= text.length; end += 1) {
+        const grown = extend(blocks, text.slice(0, end))
+        blocks.settled.forEach((block, index) => expect(grown.settled[index]).toBe(block))
+        blocks = grown
+      }
+    }
+  })
+
   it('starts over when the text is another one', () => {
     const first = extend(noBlocks, 'One\n\nTwo words\n\nThree words')
     expect(seen(all(extend(first, 'Other')))).toBe('Other')

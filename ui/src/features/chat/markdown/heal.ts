@@ -50,17 +50,22 @@ function healFence(text: string, fence: Fence): string {
   return text.replace(new RegExp(`\\n[ \\t]*${mark}{1,2}$`), '\n')
 }
 
-/** Rows that start with a bar, and are not a table yet, wait for the row that makes them one. */
+/**
+ * Rows that start with a bar, and are not a table yet, wait for the row that makes them one. Goes by lines: one pattern
+ * for all of it would take exponential time on a table with many bars.
+ */
 function holdTable(text: string): string {
-  const match = /(?:^|\n)((?:[ \t]*\|[^\n]*\n?)+)$/.exec(text)
-  if (!match) return text
-  const rows = (match[1] ?? '').split('\n').filter((row) => row.trim() !== '')
-  const [, delimiter] = rows
-  if (delimiter !== undefined && rows.length >= 2 && /^[ \t]*\|?[ \t:|-]+\|[ \t:|-]*$/.test(delimiter) && delimiter.includes('-')) {
-    const columns = (rows[0]?.match(/\|/g) ?? []).length
-    if ((delimiter.match(/\|/g) ?? []).length >= columns) return text
-  }
-  return text.slice(0, text.length - (match[1] ?? '').length)
+  const lines = text.split('\n')
+  let first = lines.length
+  // The last line may be empty: the row before it is complete.
+  if (lines.at(-1) === '') first -= 1
+  while (first > 0 && lines[first - 1]?.trimStart().startsWith('|')) first -= 1
+  const rows = lines.slice(first).filter((line) => line !== '')
+  const [head, delimiter] = rows
+  if (head === undefined) return text
+  const bars = (row: string) => row.split('|').length
+  if (delimiter !== undefined && /^[ \t:|-]+$/.test(delimiter) && delimiter.includes('-') && bars(delimiter) >= bars(head)) return text
+  return lines.slice(0, first).map((line) => `${line}\n`).join('')
 }
 
 /** Where the last run of inline text starts: emphasis never reaches over a blank line or into the next list item. */
@@ -172,8 +177,7 @@ function closeAll(text: string, open: { mark: string; end: number }[]): string {
     rest.pop()
   }
   if (rest.length === 0) return healed
-  const trailing = /\s*$/.exec(healed)?.[0] ?? ''
-  healed = healed.slice(0, healed.length - trailing.length)
+  healed = healed.trimEnd()
   // Half of a closing mark is already there ("**bold*"): only the rest is added.
   const inner = rest.at(-1)
   if (inner && inner.mark.length === 2 && healed.endsWith(inner.mark.charAt(0)) && healed.length > inner.end && healed.at(-2) !== inner.mark.charAt(0)) {
