@@ -1,0 +1,166 @@
+//! Settings: one struct both ways.
+
+use app::vitals::ThermalState;
+use app::{App, OffloadMode, Settings, Theme};
+use serde::{Deserialize, Serialize};
+use specta::Type;
+use specta_typescript::Number;
+use tauri::{AppHandle, Manager, State};
+
+use super::error::ErrorDto;
+use crate::Shell;
+
+#[derive(Debug, Clone, Serialize, Deserialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SettingsDto {
+    offload: OffloadDto,
+    model: Option<String>,
+    context_len: usize,
+    models_folder: String,
+    reserve_bytes: u64,
+    #[specta(type = Number)]
+    max_swap_used_ratio: f64,
+    /// Bytes per second.
+    max_swap_in_per_sec: u64,
+    max_thermal: MaxThermalDto,
+    theme: ThemeDto,
+    system_prompt: String,
+    #[specta(type = Option<Number>)]
+    temperature: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum OffloadDto {
+    LocalOnly,
+    Auto,
+    Remote,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum MaxThermalDto {
+    Fair,
+    Serious,
+    Critical,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum ThemeDto {
+    System,
+    Light,
+    Dark,
+}
+
+#[tauri::command]
+#[specta::specta]
+pub(crate) async fn save_settings(shell: State<'_, Shell>, settings: SettingsDto) -> Result<SettingsDto, ErrorDto> {
+    let saved = shell.app.save_settings(settings.into_settings(&shell.app)).await?;
+    Ok(SettingsDto::new(&shell.app, saved))
+}
+
+/// The menu's way to the offload switch. Everyone who shows it hears of the change as of any other.
+pub(crate) fn choose_offload(handle: &AppHandle, offload: OffloadDto) {
+    let app = handle.state::<Shell>().app.clone();
+    tauri::async_runtime::spawn(async move {
+        let settings = Settings { offload: offload.into(), ..app.settings() };
+        if let Err(error) = app.save_settings(settings).await {
+            tracing::warn!(%error, "the offload mode was not saved");
+        }
+    });
+}
+
+impl SettingsDto {
+    pub(crate) fn new(app: &App, settings: Settings) -> Self {
+        let reserve = settings.policy(ram(app)).reserve;
+        Self {
+            offload: settings.offload.into(),
+            model: settings.model,
+            context_len: settings.context_len,
+            models_folder: settings.models_folder.to_string_lossy().into_owned(),
+            reserve_bytes: reserve.0,
+            max_swap_used_ratio: settings.max_swap_used_ratio,
+            max_swap_in_per_sec: settings.max_swap_in_per_sec,
+            max_thermal: match settings.max_thermal {
+                // The interface offers no limit that is always exceeded; a saved one shows as the lowest it offers.
+                ThermalState::Nominal | ThermalState::Fair => MaxThermalDto::Fair,
+                ThermalState::Serious => MaxThermalDto::Serious,
+                ThermalState::Critical => MaxThermalDto::Critical,
+            },
+            theme: match settings.theme {
+                Theme::System => ThemeDto::System,
+                Theme::Light => ThemeDto::Light,
+                Theme::Dark => ThemeDto::Dark,
+            },
+            system_prompt: settings.system_prompt,
+            temperature: settings.temperature.map(shortest),
+        }
+    }
+
+    /// A reserve that is the machine's own default stays unset, so that it follows the machine.
+    fn into_settings(self, app: &App) -> Settings {
+        let default_reserve = Settings { reserve_bytes: None, ..app.settings() }.policy(ram(app)).reserve;
+        Settings {
+            offload: self.offload.into(),
+            model: self.model,
+            context_len: self.context_len,
+            models_folder: self.models_folder.into(),
+            reserve_bytes: (self.reserve_bytes != default_reserve.0).then_some(self.reserve_bytes),
+            max_swap_used_ratio: self.max_swap_used_ratio,
+            max_swap_in_per_sec: self.max_swap_in_per_sec,
+            max_thermal: match self.max_thermal {
+                MaxThermalDto::Fair => ThermalState::Fair,
+                MaxThermalDto::Serious => ThermalState::Serious,
+                MaxThermalDto::Critical => ThermalState::Critical,
+            },
+            theme: match self.theme {
+                ThemeDto::System => Theme::System,
+                ThemeDto::Light => Theme::Light,
+                ThemeDto::Dark => Theme::Dark,
+            },
+            system_prompt: self.system_prompt,
+            temperature: self.temperature.map(|temperature| temperature as f32),
+        }
+    }
+}
+
+fn ram(app: &App) -> Option<app::chat::Bytes> {
+    app.watch_vitals().borrow().snapshot.memory.map(|memory| memory.total)
+}
+
+/// 0.7 as people wrote it, not the 0.699999988079071 that it is as a wider number.
+fn shortest(number: f32) -> f64 {
+    number.to_string().parse().unwrap_or(f64::from(number))
+}
+
+impl From<OffloadMode> for OffloadDto {
+    fn from(mode: OffloadMode) -> Self {
+        match mode {
+            OffloadMode::LocalOnly => Self::LocalOnly,
+            OffloadMode::Auto => Self::Auto,
+            OffloadMode::Remote => Self::Remote,
+        }
+    }
+}
+
+impl From<OffloadDto> for OffloadMode {
+    fn from(mode: OffloadDto) -> Self {
+        match mode {
+            OffloadDto::LocalOnly => Self::LocalOnly,
+            OffloadDto::Auto => Self::Auto,
+            OffloadDto::Remote => Self::Remote,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_temperature_is_shown_as_it_was_written() {
+        assert_eq!(shortest(0.7), 0.7);
+        assert_eq!(shortest(1.0), 1.0);
+    }
+}

@@ -1,0 +1,142 @@
+// Starts and ends what the tests look at: the desktop app behind tauri-driver, and `tidegate serve` as a node.
+
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { basename, dirname, join } from "node:path";
+import { createInterface } from "node:readline";
+
+import { Page, until } from "./webdriver.mjs";
+
+const env = (name) => process.env[name] ?? fail(`${name} is not set; run scripts/e2e.sh`);
+export const desktop = env("TIDEGATE_DESKTOP");
+export const starter = env("TIDEGATE_STARTER");
+export const shotsFolder = env("TIDEGATE_SHOTS");
+const cli = env("TIDEGATE_CLI");
+const driver = env("TIDEGATE_DRIVER");
+
+function fail(message) {
+  throw new Error(message);
+}
+
+export const newFolder = () => mkdtempSync(join(tmpdir(), "tidegate-e2e-"));
+
+/** The running app with its page. `kill` is what a crash is; `end` is what logging out is. */
+export class App {
+  static async start(data, { models = dirname(starter) } = {}) {
+    const [port, native] = [await freePort(), await freePort()];
+    const child = spawn(driver, ["--port", port, "--native-port", native], { stdio: ["ignore", "ignore", "pipe"] });
+    const log = collect(child.stderr);
+    const url = `http://127.0.0.1:${port}`;
+    const started = performance.now();
+    const args = ["--data", data, "--show", ...(models ? ["--models", models] : [])];
+    const app = new App();
+    try {
+      app.page = await until("the window's session", () => Page.open(url, desktop, args), 60_000);
+      app.session_ms = performance.now() - started;
+      await until("the interface", () => app.page.count("css:[data-testid=composer], [data-testid=no-model]"));
+      app.usable_ms = performance.now() - started;
+    } catch (error) {
+      child.kill("SIGKILL");
+      throw new Error(`${error.message}\n${log()}`, { cause: error });
+    }
+    app.driver = child;
+    app.pid = processesOf(desktop).at(-1) ?? fail("the app has no process");
+    return app;
+  }
+
+  async kill(signal = "SIGKILL") {
+    process.kill(this.pid, signal);
+    await until("the app to end", () => !processesOf(desktop).includes(this.pid), 10_000);
+    this.driver.kill("SIGTERM");
+    await until("its web processes to end", () => webProcesses().length === 0, 10_000);
+  }
+
+  end() {
+    return this.kill("SIGTERM");
+  }
+
+  /** Sends what was typed and waits until an answer begins to show. */
+  async ask(text) {
+    const before = await this.page.count("message-assistant");
+    await this.page.type("composer", text);
+    await this.page.click("send");
+    await until("an answer to begin", async () => (await this.page.count("message-assistant")) > before);
+  }
+
+  answer() {
+    return this.page.text("message-assistant");
+  }
+
+  /** Waits until nothing is being written any more, and returns the answer. */
+  async answered(limit_ms = 120_000) {
+    await until("the answer to end", async () => (await this.page.count("stop")) === 0, limit_ms);
+    return this.answer();
+  }
+}
+
+/** `tidegate serve` on a free port. */
+export class Node {
+  static async start(model = starter) {
+    const child = spawn(cli, ["serve", "--listen", "127.0.0.1:0", "--model", model, "--data", newFolder()], { stdio: ["ignore", "ignore", "pipe"] });
+    const lines = createInterface({ input: child.stderr });
+    for await (const line of lines) {
+      const url = /listening on (http:\/\/\S+)/.exec(line)?.[1];
+      if (url) {
+        child.stderr.resume();
+        return Object.assign(new Node(), { child, url });
+      }
+    }
+    throw new Error("tidegate serve ended before it listened");
+  }
+
+  async kill() {
+    this.child.kill("SIGKILL");
+    if (this.child.exitCode === null && this.child.signalCode === null) await once(this.child, "exit");
+  }
+}
+
+/** The screen as it is, as a PNG. */
+export function picture(name) {
+  execFileSync("import", ["-window", "root", join(shotsFolder, `real-${name}.png`)]);
+}
+
+/** Ids of the processes that run `program`, oldest first. */
+export function processesOf(program) {
+  return processes().filter(({ exe }) => exe === program).map(({ pid }) => pid);
+}
+
+export function webProcesses() {
+  return processes().filter(({ exe }) => /^WebKit(Web|Network)Process$/.test(basename(exe))).map(({ pid }) => pid);
+}
+
+function processes() {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .sort((a, b) => a - b)
+    .flatMap((pid) => {
+      try {
+        const zombie = readFileSync(`/proc/${pid}/stat`, "utf8").includes(") Z ");
+        return zombie ? [] : [{ pid, exe: readlinkSync(`/proc/${pid}/exe`) }];
+      } catch {
+        return []; // it ended meanwhile, or belongs to the kernel
+      }
+    });
+}
+
+function collect(stream) {
+  let text = "";
+  stream.on("data", (chunk) => (text = (text + chunk).slice(-4000)));
+  return () => text;
+}
+
+async function freePort() {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address();
+  server.close();
+  return port;
+}
