@@ -1,1 +1,81 @@
-//! gateway
+//! The HTTP gateway: programs and agents get the same models, routing and explanations as the window.
+//!
+//! It parses, calls `app` and encodes. It decides nothing about models or nodes, and it keeps no state of its own but
+//! who may come in. Start at [`serve`]; `openai.rs` has the calls.
+
+#![warn(missing_docs)]
+
+mod admit;
+mod failure;
+mod openai;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use app::App;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use axum::{Router, middleware};
+use chat::Redacted;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::admit::Admission;
+use crate::failure::Failure;
+
+/// The largest request that is read. A conversation of a million tokens is about 4 MB of text.
+const MAX_REQUEST_BYTES: usize = 16 << 20;
+
+pub(crate) struct Gateway {
+    app: App,
+    admission: Admission,
+}
+
+/// Serves until `stop` resolves; answers that run then are ended by the app's shutdown.
+///
+/// # Errors
+/// Where the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    app: App,
+    key: Option<Redacted<String>>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let address = listener.local_addr()?;
+    let serving = axum::serve(listener, router(app, key, address)).into_future();
+    // A stream that is being written would keep a graceful shutdown waiting for as long as the answer is.
+    tokio::select! {
+        served = serving => served,
+        () = stop => Ok(()),
+    }
+}
+
+/// All paths, for a listener at `address`.
+pub fn router(app: App, key: Option<Redacted<String>>, address: SocketAddr) -> Router {
+    let gateway = Arc::new(Gateway { app, admission: Admission::new(key, address) });
+    Router::new()
+        .route("/v1/chat/completions", post(openai::chat_completions))
+        .route("/v1/models", get(openai::models))
+        .route("/health", get(health))
+        .fallback(|| async { Failure::not_found("There is nothing at this path.") })
+        .method_not_allowed_fallback(|| async { Failure::method_not_allowed() })
+        .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
+        .layer(middleware::from_fn_with_state(gateway.clone(), admit::admit))
+        .with_state(gateway)
+}
+
+async fn health(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
+    let models = gateway.app.models();
+    let body = json!({
+        "status": "ok",
+        "engine": "tidegate",
+        "version": env!("CARGO_PKG_VERSION"),
+        "device": app::device_name(),
+        "models": models.iter().filter(|model| model.header.is_ok()).count(),
+        "nodes": gateway.app.nodes().len(),
+    });
+    ([(CONTENT_TYPE, "application/json")], body.to_string())
+}

@@ -1,0 +1,210 @@
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use app::{AppConfig, NodeAddress, OffloadMode};
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Runs language models on this machine and hands the work to a node before the machine would swap or throttle.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  tidegate chat                                        talk in this terminal
+  tidegate chat --once \"What is 7 times 8?\" --temp 0   print one answer and leave
+  tidegate fit ~/Downloads/qwen3-8b-q4_k_m.gguf        would this file run here, now?
+  tidegate serve --listen 127.0.0.1:11500              an OpenAI-compatible server
+  tidegate serve --node http://studio.local:11500 --offload auto
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the file doesn't fit (fit).
+TIDEGATE_LOG=info shows what happens inside (on standard error).";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Chat in the terminal, or print one answer with --once.
+    Chat(ChatArgs),
+    /// Serve the OpenAI-compatible gateway without a window.
+    Serve(ServeArgs),
+    /// Show memory, swap, heat and load as Tidegate sees them.
+    Vitals(VitalsArgs),
+    /// Tell whether a model file fits in memory now, and with which context.
+    Fit(FitArgs),
+}
+
+/// Where models, nodes and chats come from.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Setup {
+    /// A GGUF file to use; may be given several times, the first is the chosen one.
+    #[arg(long = "model", value_name = "FILE")]
+    pub(crate) models: Vec<PathBuf>,
+    /// A folder of GGUF files to list beside the user's own; may be given several times.
+    #[arg(long = "models", value_name = "DIR", env = "TIDEGATE_MODELS_DIR")]
+    pub(crate) models_dirs: Vec<PathBuf>,
+    /// A node for this run: the address of an OpenAI-compatible server; may be given several times.
+    #[arg(long = "node", value_name = "URL")]
+    pub(crate) nodes: Vec<String>,
+    /// File with one `URL KEY` pair a line for nodes that want a key. TIDEGATE_NODE_KEY is the key for all others.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) node_keys: Option<PathBuf>,
+    /// Where answers may run; otherwise as saved.
+    #[arg(long, value_enum, value_name = "WHERE")]
+    pub(crate) offload: Option<Offload>,
+    /// Folder of chats, settings and keys.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Offload {
+    /// Never leave this machine.
+    Local,
+    /// A node when this machine would swap, throttle or not hold the model.
+    Auto,
+    /// Always a node.
+    Remote,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub(crate) setup: Setup,
+    /// Print the answer to this prompt, alone, and leave.
+    #[arg(long, value_name = "PROMPT")]
+    pub(crate) once: Option<String>,
+    /// Instructions for the model, before the conversation.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Same seed, same prompt, same machine: same answer.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Sampling temperature; 0 always takes the likeliest token.
+    #[arg(long = "temp", value_name = "T")]
+    pub(crate) temperature: Option<f32>,
+    /// The most tokens to write.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<usize>,
+    /// With --once: one JSON object with the answer, the decision and the figures.
+    #[arg(long, requires = "once")]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) setup: Setup,
+    /// Address to listen on; port 0 takes a free one. Beyond loopback a key is required.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:11500")]
+    pub(crate) listen: SocketAddr,
+    /// File with the key that clients must send; otherwise TIDEGATE_KEY from the environment.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct VitalsArgs {
+    /// One JSON object.
+    #[arg(long, conflicts_with = "raw")]
+    pub(crate) json: bool,
+    /// What the system said, word for word, for a bug report: every reading is made from this text.
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// A new reading every second until stopped.
+    #[arg(long, conflicts_with = "raw")]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct FitArgs {
+    /// The GGUF file.
+    pub(crate) file: PathBuf,
+    /// Context to judge, in tokens; otherwise that of the settings.
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) context: Option<usize>,
+    /// One JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Folder of settings.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+/// The folder given, or the usual one.
+pub(crate) fn data_dir(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    given.or_else(app::default_data_dir).context("this user has no home folder: name one with --data DIR")
+}
+
+impl Setup {
+    /// The configuration these arguments ask for.
+    pub(crate) fn config(self) -> anyhow::Result<AppConfig> {
+        for file in &self.models {
+            if !file.is_file() {
+                bail!("there is no file {}", file.display());
+            }
+        }
+        let keys = self.node_keys.as_deref().map(node_keys).transpose()?.unwrap_or_default();
+        let common = std::env::var("TIDEGATE_NODE_KEY").ok().filter(|key| !key.is_empty());
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|url| {
+                let same = |other: &str| NodeAddress::parse(other, None).ok().map(|address| address.url);
+                let key = keys.iter().find(|(of, _)| same(of) == same(url)).map(|(_, key)| key.clone());
+                Ok(NodeAddress::parse(url, key.or_else(|| common.clone()).map(chat::Redacted))?)
+            })
+            .collect::<anyhow::Result<_>>()?;
+        Ok(AppConfig {
+            data_dir: data_dir(self.data)?,
+            models_dirs: self.models_dirs,
+            models: self.models,
+            nodes,
+            offload: self.offload.map(|offload| match offload {
+                Offload::Local => OffloadMode::LocalOnly,
+                Offload::Auto => OffloadMode::Auto,
+                Offload::Remote => OffloadMode::Remote,
+            }),
+        })
+    }
+}
+
+fn node_keys(path: &std::path::Path) -> anyhow::Result<Vec<(String, String)>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    text.lines()
+        .map(str::trim)
+        .enumerate()
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(number, line)| {
+            let (url, key) = line
+                .split_once(char::is_whitespace)
+                .with_context(|| format!("line {} of {} is not `URL KEY`", number + 1, path.display()))?;
+            Ok((url.to_owned(), key.trim().to_owned()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_file_of_keys_is_read_line_by_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        std::fs::write(&path, "# mine\nhttp://studio:1 abc\n\nhttp://mini:2   d e\n").unwrap();
+        let keys = node_keys(&path).unwrap();
+        assert_eq!(keys[0], ("http://studio:1".to_owned(), "abc".to_owned()));
+        assert_eq!(keys[1].1, "d e");
+        std::fs::write(&path, "http://studio:1\n").unwrap();
+        assert!(node_keys(&path).unwrap_err().to_string().contains("line 1"));
+    }
+}

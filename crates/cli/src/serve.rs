@@ -1,0 +1,63 @@
+//! `tidegate serve`: the gateway without a window.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use app::App;
+use app::chat::Redacted;
+use tokio::net::TcpListener;
+
+use crate::args::ServeArgs;
+use crate::style;
+
+pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let key = match &args.key_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Some(text.trim().to_owned())
+        }
+        None => std::env::var("TIDEGATE_KEY").ok(),
+    }
+    .filter(|key| !key.is_empty())
+    .map(Redacted);
+    if !args.listen.ip().is_loopback() && key.is_none() {
+        bail!(
+            "{} can be reached from other machines, so a key is required: set TIDEGATE_KEY or name a file with --key-file",
+            args.listen
+        );
+    }
+    let app = App::start(args.setup.config()?).await?;
+    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let address = listener.local_addr().context("cannot tell the port")?;
+    let style = style::stderr();
+    // Scripts read the address from this line.
+    eprintln!("listening on {}", style.strong(&format!("http://{address}")));
+    for model in app.models().iter() {
+        match &model.header {
+            Ok(header) => eprintln!("{}", style.muted(&format!("  {} · {}", model.id, header.file_bytes.file_size()))),
+            Err(sentence) => eprintln!("{}", style.near(&format!("  {}: {sentence}", model.path.display()))),
+        }
+    }
+    for node in app.nodes() {
+        eprintln!("{}", style.muted(&format!("  node {} at {}", node.name, node.url)));
+    }
+    let served = gateway::serve(listener, app.clone(), key, stop_signal()).await;
+    app.shutdown().await;
+    served.context("the server stopped")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn stop_signal() {
+    let interrupted = tokio::signal::ctrl_c();
+    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(mut terminated) => {
+            tokio::select! {
+                _ = interrupted => {}
+                _ = terminated.recv() => {}
+            }
+        }
+        Err(_) => {
+            let _ = interrupted.await;
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The real `tidegate` program, with the starter model and with broken files.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use testkit::gguf::tiny_model;
+
+fn tidegate(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(arguments).env_remove("TIDEGATE_MODELS_DIR").env_remove("TIDEGATE_KEY");
+    command
+}
+
+fn starter() -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf");
+    assert!(path.exists(), "the starter model is missing: run `make setup`");
+    path
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn ask(data: &Path, prompt: &str, more: &[&str]) -> Output {
+    tidegate(&["chat", "--once", prompt, "--seed", "1", "--temp", "0", "--offload", "local", "--data"])
+        .arg(data)
+        .arg("--model")
+        .arg(starter())
+        .args(more)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn one_answer_is_printed_alone() {
+    let data = tempfile::tempdir().unwrap();
+    let output = ask(data.path(), "What is 7 times 8?", &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "7 times 8 is 56.\n");
+}
+
+#[test]
+fn json_has_the_answer_the_decision_and_the_figures() {
+    let data = tempfile::tempdir().unwrap();
+    let output = ask(data.path(), "What is 7 times 8?", &["--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["text"], "7 times 8 is 56.");
+    assert_eq!(json["decision"]["target"], "here");
+    assert_eq!(json["finish_reason"], "stop");
+    assert!(json["decode_tokens_per_sec"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn a_chat_in_the_terminal_answers_lines_and_remembers() {
+    let data = tempfile::tempdir().unwrap();
+    let mut child = tidegate(&["chat", "--temp", "0", "--offload", "local", "--data"])
+        .arg(data.path())
+        .arg("--model")
+        .arg(starter())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    writeln!(input, "What is 7 times 8?\n/quit").unwrap();
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let printed = text(&output.stdout);
+    assert!(printed.contains("7 times 8 is 56."), "{printed}");
+    assert!(printed.contains("Here"), "the line under the answer says where it ran: {printed}");
+}
+
+#[test]
+fn fit_tells_what_the_starter_model_is() {
+    let data = tempfile::tempdir().unwrap();
+    let output = tidegate(&["fit", "--json", "--data"]).arg(data.path()).arg(starter()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["architecture"], "qwen2");
+    assert_eq!(json["quantization"], "Q4_K_M");
+    assert_eq!(json["context_len"], 32_768);
+    assert_eq!(json["file_bytes"], 491_400_064);
+}
+
+#[test]
+fn a_file_larger_than_any_memory_does_not_fit_and_says_so_by_its_exit_code() {
+    let data = tempfile::tempdir().unwrap();
+    // A real header whose last tensor takes 4 TiB, in a file with a hole of that size.
+    let elements = 1_usize << 40;
+    let path =
+        tiny_model(1).raw_tensor("huge.weight", &[elements], 0, Vec::new()).write(data.path(), "huge.gguf").unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(file.metadata().unwrap().len() + 64 + 4 * elements as u64).unwrap();
+    let output = tidegate(&["fit", "--data"]).arg(data.path()).arg(&path).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}{}", text(&output.stdout), text(&output.stderr));
+}
+
+#[test]
+fn broken_input_is_one_clear_line_and_exit_code_one() {
+    let data = tempfile::tempdir().unwrap();
+    let broken = data.path().join("broken.gguf");
+    fs::write(&broken, &fs::read(starter()).unwrap()[..1_000_000]).unwrap();
+    for (arguments, word) in [
+        (vec!["fit", broken.to_str().unwrap()], "incomplete"),
+        (vec!["fit", data.path().to_str().unwrap()], "folder"),
+        (vec!["chat", "--once", "x", "--model", "none.gguf"], "none.gguf"),
+        (vec!["serve", "--listen", "0.0.0.0:0"], "key"),
+        (vec!["serve", "--node", "ftp://studio"], "ftp"),
+    ] {
+        let output = tidegate(&arguments).arg("--data").arg(data.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let error = text(&output.stderr);
+        assert!(error.contains(word) && output.stdout.is_empty(), "{arguments:?}: {error}");
+        assert!(!error.contains('\u{1b}'), "colours only on a terminal: {error:?}");
+    }
+    assert_eq!(tidegate(&["chat", "--nonsense"]).output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn vitals_are_shown_as_a_table_as_json_and_word_for_word() {
+    let table = tidegate(&["vitals"]).output().unwrap();
+    assert!(text(&table.stdout).contains("Memory available"));
+    let json: serde_json::Value =
+        serde_json::from_slice(&tidegate(&["vitals", "--json"]).output().unwrap().stdout).unwrap();
+    assert!(json["memory"]["total_bytes"].as_u64().unwrap() > 0);
+    assert!(!tidegate(&["vitals", "--raw"]).output().unwrap().stdout.is_empty());
+}
+
+#[test]
+fn serve_says_where_it_listens_and_ends_on_a_signal() {
+    let data = tempfile::tempdir().unwrap();
+    let mut child = tidegate(&["serve", "--listen", "127.0.0.1:0", "--data"])
+        .arg(data.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = lines.next().unwrap().unwrap();
+    assert!(line.starts_with("listening on http://127.0.0.1:"), "{line}");
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success() && child.wait().unwrap().success());
+}

@@ -1,0 +1,82 @@
+use app::{AppError, ErrorCode};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use wire::openai::{ErrorBody, RequestError, encode_error};
+
+/// The one place where errors become HTTP.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    status: StatusCode,
+    pub(crate) body: ErrorBody,
+}
+
+impl Failure {
+    fn new(status: StatusCode, kind: &str, code: &str, message: impl Into<String>) -> Self {
+        let body = ErrorBody {
+            message: message.into(),
+            kind: Some(kind.to_owned()),
+            param: None,
+            code: Some(code.to_owned()),
+        };
+        Self { status, body }
+    }
+
+    pub(crate) fn not_found(message: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message)
+    }
+
+    pub(crate) fn method_not_allowed() -> Self {
+        let message = "This path wants another method.";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", message)
+    }
+
+    pub(crate) fn forbidden(message: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "invalid_request_error", "forbidden", message)
+    }
+
+    pub(crate) fn unauthorized() -> Self {
+        let message = "The key is missing or wrong: send it as `Authorization: Bearer KEY`.";
+        Self::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_api_key", message)
+    }
+
+    pub(crate) fn unreadable(message: String) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", "bad_request", message)
+    }
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        let mut failure = Self::unreadable(error.message);
+        failure.body.param = error.param;
+        failure
+    }
+}
+
+impl From<AppError> for Failure {
+    fn from(error: AppError) -> Self {
+        let (status, kind) = match error.code {
+            ErrorCode::BadRequest => (StatusCode::BAD_REQUEST, "invalid_request_error"),
+            ErrorCode::NotFound | ErrorCode::NoModel => (StatusCode::NOT_FOUND, "invalid_request_error"),
+            ErrorCode::DoesNotFit => (StatusCode::SERVICE_UNAVAILABLE, "server_error"),
+            ErrorCode::NodeUnreachable | ErrorCode::NodeUnauthorized | ErrorCode::NodeFailed | ErrorCode::CutOff => {
+                (StatusCode::BAD_GATEWAY, "server_error")
+            }
+            ErrorCode::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "server_error"),
+            ErrorCode::BadFile | ErrorCode::EngineFailed | ErrorCode::Internal => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "server_error")
+            }
+        };
+        let code = match error.code {
+            ErrorCode::NotFound | ErrorCode::NoModel => "model_not_found",
+            code => code.as_str(),
+        };
+        Self::new(status, kind, code, error.to_string())
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.status, [(CONTENT_TYPE, "application/json")], encode_error(&self.body)).into_response()
+    }
+}

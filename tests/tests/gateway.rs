@@ -1,0 +1,95 @@
+//! The gateway in front of the real engine: spoken to by our own client, and word for word.
+
+use app::OffloadMode;
+use chat::{ChatEvent, ChatRequest, Message, Role, SamplingParams};
+use futures::StreamExt;
+use nodes::{NodeAddress, NodeClient, NodeState};
+use system_tests::{Fixture, http, serve};
+use testkit::gguf::tiny_model;
+
+const POST: &str = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+
+async fn fixture() -> (Fixture, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny_model(7).write(folder.path(), "tiny.gguf").unwrap();
+    (Fixture::start(OffloadMode::LocalOnly, &[model]).await, folder)
+}
+
+#[tokio::test]
+async fn our_own_client_finds_a_tidegate_and_streams_from_it() {
+    let (fixture, _folder) = fixture().await;
+    let address = serve(&fixture.app, Some("key")).await;
+    let url = format!("http://{address}");
+    let without = NodeClient::new(NodeAddress::parse(&url, None).unwrap()).unwrap();
+    assert!(matches!(without.probe().await.state, NodeState::Unauthorized));
+
+    let key = Some(chat::Redacted("key".to_owned()));
+    let client = NodeClient::new(NodeAddress::parse(&url, key).unwrap()).unwrap();
+    let status = client.probe().await;
+    assert!(matches!(status.state, NodeState::Ready));
+    assert_eq!(status.models, ["tiny"]);
+    assert_eq!(status.engine.as_deref(), Some("Tidegate"));
+
+    let request = ChatRequest {
+        model: None,
+        messages: vec![Message::new(Role::User, "hello")],
+        sampling: SamplingParams { temperature: Some(0.0), max_tokens: Some(12), ..SamplingParams::default() },
+    };
+    let events: Vec<_> = client.chat("tiny", request).collect().await;
+    let Some(Ok(ChatEvent::Finished(finish))) = events.last() else { panic!("{events:?}") };
+    assert!(finish.usage.is_some_and(|usage| usage.completion_tokens <= 12 && usage.prompt_tokens > 0));
+}
+
+#[tokio::test]
+async fn the_same_greedy_request_gives_the_same_text_streamed_and_whole() {
+    let (fixture, _folder) = fixture().await;
+    let address = serve(&fixture.app, None).await;
+    let body = |stream: bool| {
+        format!(
+            r#"{{"model":"tiny","messages":[{{"role":"user","content":"hello"}}],"temperature":0,"max_tokens":8,"stream":{stream}}}"#
+        )
+    };
+    let (status, whole) = http(address, POST, &body(false)).await;
+    assert_eq!(status, 200, "{whole}");
+    let lower = whole.to_lowercase();
+    assert!(lower.contains("x-tidegate-route: here") && lower.contains("x-tidegate-reason:"), "{whole}");
+    let json: serde_json::Value = serde_json::from_str(whole.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    let text = json["choices"][0]["message"]["content"].as_str().unwrap();
+
+    let (status, streamed) = http(address, POST, &body(true)).await;
+    assert_eq!(status, 200);
+    assert!(streamed.contains("data: [DONE]"), "{streamed}");
+    let pieces: String = streamed
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line.strip_prefix("data: ")?).ok())
+        .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
+        .collect();
+    assert_eq!(pieces, text);
+}
+
+#[tokio::test]
+async fn errors_have_the_right_status_and_say_what_is_wrong() {
+    let (fixture, _folder) = fixture().await;
+    let open = serve(&fixture.app, None).await;
+    let hello = r#"{"model":"tiny","messages":[{"role":"user","content":"hello"}]}"#;
+    for (head, body, status, word) in [
+        (POST, "{", 400, "JSON"),
+        (POST, r#"{"messages":[]}"#, 400, "messages"),
+        (POST, r#"{"model":"gpt-9","messages":[{"role":"user","content":"x"}]}"#, 404, "gpt-9"),
+        ("GET /v1/nothing HTTP/1.1\r\nHost: localhost", "", 404, "path"),
+        ("GET /v1/chat/completions HTTP/1.1\r\nHost: localhost", "", 405, "method"),
+        ("POST /v1/chat/completions HTTP/1.1\r\nHost: evil.example", hello, 403, "Host"),
+        ("POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example", hello, 403, "pages"),
+    ] {
+        let (given, reply) = http(open, head, body).await;
+        assert_eq!(given, status, "{head} {body}: {reply}");
+        assert!(reply.contains(word), "{reply}");
+    }
+    let locked = serve(&fixture.app, Some("key")).await;
+    assert_eq!(http(locked, POST, hello).await.0, 401);
+    assert_eq!(http(locked, "GET /health HTTP/1.1\r\nHost: localhost", "").await.0, 200);
+    assert_eq!(
+        http(locked, "GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer key", "").await.0,
+        200
+    );
+}

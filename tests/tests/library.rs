@@ -1,0 +1,86 @@
+//! Model files: what a dropped one is, adding it, and the folders that are watched.
+
+use std::fs;
+use std::time::Duration;
+
+use app::{AddHow, FileVerdict, ModelOrigin, OffloadMode};
+use system_tests::Fixture;
+use testkit::gguf::tiny_model;
+
+#[tokio::test]
+async fn a_dropped_model_gets_a_verdict_and_can_be_added_where_it_lies() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = tiny_model(1).write(folder.path(), "tiny.gguf").unwrap();
+    let fixture = Fixture::start(OffloadMode::LocalOnly, &[]).await;
+    let FileVerdict::Model(verdict) = fixture.app.inspect_file(path.clone()).await else { panic!("it is a model") };
+    assert_eq!(verdict.header.architecture, "llama");
+    assert_eq!(verdict.listed_as, None);
+    assert!(verdict.fits.iter().all(|fit| fit.needed.0 > 0));
+
+    let entry = fixture.app.add_model(path.clone(), AddHow::Reference).await.unwrap();
+    assert_eq!((entry.id.as_str(), entry.origin), ("tiny", ModelOrigin::Added));
+    assert_eq!(fixture.app.settings().model.as_deref(), Some("tiny"), "the added model is the chosen one");
+    assert!(fixture.ask("hello").await.error.is_none());
+
+    let fixture = fixture.restart(OffloadMode::LocalOnly, &[]).await;
+    assert_eq!(fixture.app.models().len(), 1);
+    fixture.app.remove_model("tiny").await.unwrap();
+    assert!(fixture.app.models().is_empty());
+    assert!(path.exists(), "taking a model off the list leaves the file");
+}
+
+#[tokio::test]
+async fn a_copied_file_stays_and_a_moved_one_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let copied = tiny_model(1).write(folder.path(), "copied.gguf").unwrap();
+    let moved = tiny_model(2).write(folder.path(), "moved.gguf").unwrap();
+    let fixture = Fixture::start(OffloadMode::LocalOnly, &[]).await;
+    fixture.app.add_model(copied.clone(), AddHow::Copy).await.unwrap();
+    fixture.app.add_model(moved.clone(), AddHow::Move).await.unwrap();
+    assert!(copied.exists() && !moved.exists());
+    let ids: Vec<_> = fixture.app.models().iter().map(|model| model.id.clone()).collect();
+    assert_eq!(ids, ["copied", "moved"]);
+    // A file of the same name is not overwritten.
+    let other = tempfile::tempdir().unwrap();
+    let same_name = tiny_model(3).write(other.path(), "copied.gguf").unwrap();
+    assert!(fixture.app.add_model(same_name, AddHow::Copy).await.is_err());
+}
+
+#[tokio::test]
+async fn broken_files_are_refused_with_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = tiny_model(1).build();
+    let fixture = Fixture::start(OffloadMode::LocalOnly, &[]).await;
+    for (name, content, title) in [
+        ("half.gguf", &whole[..whole.len() / 2], "The file is incomplete"),
+        ("head.gguf", &whole[..40], "The file is incomplete"),
+        ("page.gguf", b"<!DOCTYPE html><html>".as_slice(), "Not a GGUF model"),
+        ("notes.txt", b"shopping list".as_slice(), "Not a GGUF model"),
+    ] {
+        let path = folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        match fixture.app.inspect_file(path.clone()).await {
+            FileVerdict::Refused(refusal) => {
+                assert_eq!(refusal.title, title, "{name}");
+                assert!(refusal.sentence.ends_with('.') && refusal.hint.is_some(), "{name}: {}", refusal.sentence);
+            }
+            FileVerdict::Model(_) => panic!("{name} is not a model"),
+        }
+        assert!(fixture.app.add_model(path, AddHow::Copy).await.is_err(), "{name}");
+    }
+    assert!(fixture.app.models().is_empty());
+}
+
+#[tokio::test]
+async fn a_file_that_appears_in_the_models_folder_appears_on_the_list() {
+    let fixture = Fixture::start(OffloadMode::LocalOnly, &[]).await;
+    let folder = fixture.app.settings().models_folder;
+    let mut models = fixture.app.watch_models();
+    models.mark_unchanged();
+    let path = tiny_model(1).write(&folder, "new.gguf").unwrap();
+    let seen = tokio::time::timeout(Duration::from_secs(20), models.wait_for(|models| models.len() == 1)).await;
+    assert_eq!(seen.unwrap().unwrap()[0].path, path);
+    fs::remove_file(path).unwrap();
+    let gone = tokio::time::timeout(Duration::from_secs(20), models.wait_for(|models| models.is_empty())).await;
+    assert!(gone.unwrap().is_ok());
+}
