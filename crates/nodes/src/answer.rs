@@ -50,7 +50,7 @@ impl Stream for NodeStream {
 
 /// What is being read: a request not yet sent, a stream of events, or nothing more.
 enum Source {
-    Unasked(RequestBuilder),
+    Unasked(Box<RequestBuilder>),
     Events(Box<Response>),
     Ended,
 }
@@ -76,7 +76,7 @@ impl Answer {
         config: NodeConfig,
     ) -> Self {
         Self {
-            source: Source::Unasked(request),
+            source: Source::Unasked(Box::new(request)),
             model,
             key,
             config,
@@ -97,7 +97,7 @@ impl Answer {
             match std::mem::replace(&mut self.source, Source::Ended) {
                 Source::Unasked(request) => {
                     self.meter = Meter::start(Instant::now());
-                    if let Err(error) = self.ask(request).await {
+                    if let Err(error) = self.ask(*request).await {
                         self.end(Err(error));
                     }
                 }

@@ -1,4 +1,5 @@
 //! One answer from a node, whole or broken in every way that a network and a server can break it.
+#![expect(clippy::unwrap_used, reason = "a helper of a test may fail as the test does")]
 
 use std::error::Error;
 use std::time::Duration;

@@ -1,4 +1,5 @@
 //! What a node is found to be.
+#![expect(clippy::unwrap_used, reason = "a helper of a test may fail as the test does")]
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
 //! Replies of real servers, byte for byte as `curl -i --raw` took them from the wire.
+#![expect(clippy::unwrap_used, reason = "a helper of a test may fail as the test does")]
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,5 @@
 //! What the gateway writes, the node client reads; and no bytes whatsoever bring the readers down.
+#![expect(clippy::unwrap_used, reason = "a helper of a test may fail as the test does")]
 
 use std::collections::VecDeque;
 use std::time::Duration;

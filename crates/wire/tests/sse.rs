@@ -1,4 +1,5 @@
 //! The framing of a stream, however the network cuts it.
+#![expect(clippy::unwrap_used, reason = "a helper of a test may fail as the test does")]
 
 use std::collections::VecDeque;
 
