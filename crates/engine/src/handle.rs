@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
@@ -98,6 +99,11 @@ impl EngineHandle {
     /// Answers `request` with the model in `model`, which is loaded first where it isn't in memory.
     pub fn chat(&self, model: LoadSpec, request: ChatRequest) -> ChatStream {
         let (events, stream) = mpsc::unbounded_channel();
+        if self.shared.stopping.load(Ordering::Relaxed) {
+            // The receiver is right here.
+            let _ = events.send(Err(GenerateError::ShutDown));
+            return ChatStream { events: stream };
+        }
         let (queued, ahead) = Queued::enter(&self.shared.waiting);
         if ahead > 0 {
             // The receiver is right here.
@@ -210,5 +216,55 @@ fn prepare_job(
     let prompt = text.prompt(&request.messages)?;
     let trained = text.header.context_len;
     let context_len = if trained == 0 { model.context_len } else { model.context_len.min(trained) };
-    Ok(Job { text, prompt, context_len, sampling: request.sampling, accepted, events, _queued: queued })
+    Ok(Job { text, prompt, context_len, sampling: request.sampling, accepted, events, queued: Cell::new(Some(queued)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use candle_core::{Device, Tensor};
+    use chat::{ChatRequest, Message, Role};
+    use futures::StreamExt;
+    use testkit::gguf::tiny_model;
+
+    use super::*;
+    use crate::kv_cache::KvCache;
+    use crate::models::{self, Model, TokenId};
+
+    /// Panics in its first forward, once.
+    struct Panicking {
+        model: Box<dyn Model>,
+        armed: Arc<AtomicBool>,
+    }
+
+    impl Model for Panicking {
+        fn forward(&self, tokens: &[TokenId], cache: &mut KvCache) -> Result<Tensor, GenerateError> {
+            assert!(!self.armed.swap(false, Ordering::Relaxed), "a bug in a kernel");
+            self.model.forward(tokens, cache)
+        }
+
+        fn new_cache(&self) -> KvCache {
+            self.model.new_cache()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_one_request() {
+        let folder = tempfile::tempdir().unwrap();
+        let armed = Arc::new(AtomicBool::new(true));
+        let loader: Loader = Box::new(move |text, on_progress| {
+            let model = models::load(&text.gguf, &Device::Cpu, on_progress)?;
+            Ok(Box::new(Panicking { model, armed: armed.clone() }))
+        });
+        let engine = EngineHandle::start_with(&EngineConfig::default(), loader);
+        let spec = LoadSpec { path: tiny_model(1).write(folder.path(), "m.gguf").unwrap(), context_len: 64 };
+        let request = ChatRequest { messages: vec![Message::new(Role::User, "Hi")], ..ChatRequest::default() };
+        let events: Vec<_> = engine.chat(spec.clone(), request.clone()).collect().await;
+        assert!(matches!(events.last(), Some(Err(GenerateError::Crashed))), "{events:?}");
+        assert!(engine.loaded().is_none());
+        let events: Vec<_> = engine.chat(spec, request).collect().await;
+        assert!(matches!(events.last(), Some(Ok(ChatEvent::Finished(_)))), "{events:?}");
+        engine.shutdown().await;
+    }
 }

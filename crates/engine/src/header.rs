@@ -114,12 +114,13 @@ impl ModelHeader {
 
     /// The memory that this model takes with a context of `context_len` tokens.
     pub fn footprint(&self, context_len: usize) -> Footprint {
+        const GROWTH_STEP: u64 = crate::kv_cache::GROWTH_STEP as u64;
         let geometry = &self.geometry;
         let context_len = context_len as u64;
         let kv_cache = geometry
             .kv_values_per_token
             .saturating_mul(device::KV_VALUE_BYTES)
-            .saturating_mul(context_len.next_multiple_of(crate::kv_cache::GROWTH_STEP as u64));
+            .saturating_mul(context_len.div_ceil(GROWTH_STEP).saturating_mul(GROWTH_STEP));
         let chunk = crate::worker::PREFILL_CHUNK as u64;
         // Activations are f32. Of a prompt only the last position gets logits, which exist as candidates too.
         let activations = geometry.scratch_values_per_token.saturating_mul(chunk).saturating_mul(4);

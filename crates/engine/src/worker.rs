@@ -1,5 +1,6 @@
 //! The compute thread: it owns the model and its slot, and runs one request after another in plain synchronous code.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -44,8 +45,8 @@ pub(crate) struct Job {
     pub(crate) accepted: Instant,
     /// Unbounded, since a slow reader must not stall the other requests; an answer is bounded by its context.
     pub(crate) events: EventSender,
-    /// Lets the queue count down when the job ends, however it ends.
-    pub(crate) _queued: Queued,
+    /// Given back before the last event, so that whoever reads that one and asks again is not told to wait.
+    pub(crate) queued: Cell<Option<Queued>>,
 }
 
 /// What the threads and the handles share.
@@ -292,6 +293,7 @@ impl Answer {
         let per_second =
             |tokens: usize, time: Duration| (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64());
         let decode_time = self.first_token.zip(self.last_token).map_or(Duration::ZERO, |(first, last)| last - first);
+        drop(job.queued.take());
         job.send(ChatEvent::Finished(Finish {
             reason,
             usage: Some(Usage { prompt_tokens, cached_tokens: cached, completion_tokens: self.completion_tokens }),

@@ -67,3 +67,14 @@ fn a_trimmed_layer_is_a_fresh_one() -> Result<()> {
     assert_close(&attention(&queries, &trimmed, 1.0)?, &attention(&queries, &fresh, 1.0)?);
     Ok(())
 }
+
+#[test]
+fn widened_weights_are_the_same_weights() -> Result<()> {
+    use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+    let packed = QTensor::quantize(&random((4, 64))?, GgmlDType::Q5_0)?;
+    let wide = cpu::q5_0_as_q8_0(&packed.data()?);
+    let wide = QTensor::new(QStorage::from_data(wide.into(), &Device::Cpu, GgmlDType::Q8_0)?, (4, 64))?;
+    let (packed, wide) = (packed.dequantize(&Device::Cpu)?, wide.dequantize(&Device::Cpu)?);
+    assert_eq!(packed.to_vec2::<f32>()?, wide.to_vec2::<f32>()?);
+    Ok(())
+}

@@ -2,6 +2,10 @@ use chat::Bytes;
 
 use crate::LoadError;
 
+/// No part of a header is larger; a count that asks for more is damage, one that asks for less and doesn't fit is a
+/// download that stopped.
+const LARGEST_PLAUSIBLE: u64 = 1 << 30;
+
 /// Reads little-endian values out of a file's bytes and never past their end.
 pub(crate) struct Cursor<'a> {
     bytes: &'a [u8],
@@ -60,6 +64,9 @@ impl<'a> Cursor<'a> {
         let at = self.at;
         let count = self.u64()?;
         let most = (self.remaining() / least_bytes.max(1)) as u64;
+        if count > most && count.saturating_mul(least_bytes as u64) <= LARGEST_PLAUSIBLE {
+            return Err(LoadError::Truncated { at: Bytes(self.bytes.len() as u64), expected: None });
+        }
         if count > most {
             let what = format!("{count} {what}, more than the rest of the file can hold");
             return Err(LoadError::Malformed { at: at as u64, what });

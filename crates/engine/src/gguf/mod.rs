@@ -11,3 +11,6 @@ mod weights;
 pub(crate) use metadata::Metadata;
 pub(crate) use parse::{Gguf, TensorInfo};
 pub(crate) use weights::Weights;
+
+#[cfg(test)]
+mod tests;

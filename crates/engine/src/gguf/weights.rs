@@ -52,6 +52,10 @@ impl<'a> Weights<'a> {
         let range = tensor.start..tensor.start + tensor.bytes;
         self.read_ahead(range.clone());
         let storage = match self.device {
+            // candle multiplies Q5_0 one weight at a time; the same numbers as Q8_0 have a SIMD product.
+            Device::Cpu if dtype == GgmlDType::Q5_0 => {
+                copied(&kernels::cpu::q5_0_as_q8_0(&self.gguf.map[range]), GgmlDType::Q8_0)
+            }
             Device::Cpu => mapped(&self.gguf.map, range, dtype),
             _ => QStorage::from_data(self.gguf.map[range].into(), &self.device, dtype).map_err(LoadError::Device)?,
         };
@@ -116,22 +120,21 @@ fn mapped(map: &Arc<Mmap>, range: Range<usize>, dtype: GgmlDType) -> QStorage {
         GgmlDType::F16 => mapped_blocks::<f16>(map, range, dtype),
         GgmlDType::BF16 => mapped_blocks::<bf16>(map, range, dtype),
         // Types of activations, which no file has.
-        GgmlDType::Q8_1 | GgmlDType::Q8K => copied(map, range, dtype),
+        GgmlDType::Q8_1 | GgmlDType::Q8K => copied(&map[range], dtype),
     }
 }
 
-fn copied(map: &Mmap, range: Range<usize>, dtype: GgmlDType) -> QStorage {
+fn copied(bytes: &[u8], dtype: GgmlDType) -> QStorage {
     // candle reinterprets the bytes and wants them aligned, which a fresh allocation of words is whatever the file's
     // alignment.
-    let mut aligned = vec![0_u64; range.len().div_ceil(8)];
-    let bytes = &map[range];
+    let mut aligned = vec![0_u64; bytes.len().div_ceil(8)];
     for (word, chunk) in aligned.iter_mut().zip(bytes.chunks(8)) {
         let mut value = [0; 8];
         value[..chunk.len()].copy_from_slice(chunk);
         *word = u64::from_ne_bytes(value);
     }
     #[expect(unsafe_code, reason = "words are read as bytes")]
-    // SAFETY: the words are initialised, and at least as many bytes as the range has.
+    // SAFETY: the words are initialised, and at least as many bytes as `bytes` has.
     let aligned = unsafe { std::slice::from_raw_parts(aligned.as_ptr().cast::<u8>(), bytes.len()) };
     QStorage::Cpu(dtype.from_data(aligned.into()))
 }
@@ -139,7 +142,7 @@ fn copied(map: &Mmap, range: Range<usize>, dtype: GgmlDType) -> QStorage {
 fn mapped_blocks<T: GgmlType + 'static>(map: &Arc<Mmap>, range: Range<usize>, dtype: GgmlDType) -> QStorage {
     let is_aligned = (map.as_ptr() as usize + range.start).is_multiple_of(align_of::<T>());
     if !is_aligned || !range.len().is_multiple_of(size_of::<T>()) {
-        return copied(map, range, dtype);
+        return copied(&map[range], dtype);
     }
     QStorage::Cpu(Box::new(MappedBlocks::<T> { map: map.clone(), range, blocks: PhantomData }))
 }

@@ -32,3 +32,6 @@ pub(crate) fn load(
     let spec = Spec::read(gguf)?;
     Ok(Box::new(llama::Llama::load(spec, &mut Weights::new(gguf, device, on_progress))?))
 }
+
+#[cfg(test)]
+mod tests;

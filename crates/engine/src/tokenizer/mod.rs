@@ -280,3 +280,6 @@ impl Detokenizer {
         rest
     }
 }
+
+#[cfg(test)]
+mod tests;

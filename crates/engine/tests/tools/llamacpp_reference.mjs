@@ -39,12 +39,12 @@ for (const {messages, maxTokens} of conversations) {
     const promptIds = model.tokenize(prompt, true);
     const context = await model.createContext({contextSize: 1024, flashAttention: false});
     const ids = [];
-    let finished = false;
     for await (const token of context.getSequence().evaluate(promptIds, {temperature: 0})) {
-        if (model.isEogToken(token)) { finished = true; break; }
         ids.push(token);
         if (ids.length >= maxTokens) break;
     }
+    // The end-of-generation token itself is not given out.
+    const finished = ids.length < maxTokens;
     await context.dispose();
     cases.push({messages, maxTokens, prompt, promptIds: [...promptIds], ids, text: model.detokenize(ids), finished});
     console.log(JSON.stringify(model.detokenize(ids)));

@@ -4,10 +4,12 @@
 mod gate;
 mod repack;
 mod rope;
+mod widen;
 
 pub(crate) use gate::SiluGate;
 pub use repack::repacked_bytes;
 pub(crate) use rope::Rope;
+pub use widen::q5_0_as_q8_0;
 
 use candle_core::{CpuStorage, Layout, Result};
 

@@ -1,10 +1,13 @@
 use candle_core::quantized::GgmlDType;
 
-/// Bytes of the second copy that candle's CPU backend makes of a matrix at its first use, in a layout that its SIMD
-/// products read; 0 where it makes none. Mirrors `repack.rs` and `repack_x86.rs` of candle-core 0.11, which keep the
+/// Bytes of the second copy that a matrix gets on the CPU, in a layout that SIMD products read; 0 where it gets none.
+/// Q5_0 is widened by us at load, the others are repacked by candle at their first use. Mirrors `repack.rs` and `repack_x86.rs` of candle-core 0.11, which keep the
 /// rule private.
 #[cfg(target_arch = "x86_64")]
 pub fn repacked_bytes(dtype: GgmlDType, rows: usize, columns: usize) -> u64 {
+    if dtype == GgmlDType::Q5_0 {
+        return widened_bytes(rows, columns) + repacked_bytes(GgmlDType::Q8_0, rows, columns);
+    }
     const ROWS_PER_TILE: usize = 16;
     const WEIGHTS_PER_TILE_ROW: usize = 256;
     let vnni = (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni"))
@@ -27,10 +30,13 @@ pub fn repacked_bytes(dtype: GgmlDType, rows: usize, columns: usize) -> u64 {
     }
 }
 
-/// Bytes of the second copy that candle's CPU backend makes of a matrix at its first use, in a layout that its SIMD
-/// products read; 0 where it makes none. Mirrors `repack.rs` of candle-core 0.11, which keeps the rule private.
+/// Bytes of the second copy that a matrix gets on the CPU, in a layout that SIMD products read; 0 where it gets none.
+/// Q5_0 is widened by us at load, the others are repacked by candle at their first use. Mirrors `repack.rs` of candle-core 0.11, which keeps the rule private.
 #[cfg(not(target_arch = "x86_64"))]
 pub fn repacked_bytes(dtype: GgmlDType, rows: usize, columns: usize) -> u64 {
+    if dtype == GgmlDType::Q5_0 {
+        return widened_bytes(rows, columns) + repacked_bytes(GgmlDType::Q8_0, rows, columns);
+    }
     let interleaved_rows = match dtype {
         GgmlDType::Q4_0 | GgmlDType::Q8_0 => 4,
         GgmlDType::Q4K | GgmlDType::Q5K | GgmlDType::Q6K => 8,
@@ -41,4 +47,9 @@ pub fn repacked_bytes(dtype: GgmlDType, rows: usize, columns: usize) -> u64 {
     }
     // The same blocks in another order.
     (rows * columns / dtype.block_size() * dtype.type_size()) as u64
+}
+
+/// Bytes of a Q5_0 matrix as [`q5_0_as_q8_0`](super::q5_0_as_q8_0) writes it.
+const fn widened_bytes(rows: usize, columns: usize) -> u64 {
+    (rows * columns / 32 * 34) as u64
 }

@@ -1,0 +1,98 @@
+//! The starter model against llama.cpp: the same prompts, the same tokens, the same greedy text. How the reference was
+//! made stands in `tools/llamacpp_reference.mjs`.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests, which may panic")]
+
+use std::path::PathBuf;
+
+use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Message, Progress, Role, SamplingParams};
+use engine::{ChatStream, EngineConfig, EngineHandle, LoadSpec, read_header};
+use futures::StreamExt;
+use serde_json::Value;
+
+fn starter() -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf");
+    assert!(path.exists(), "the starter model is missing: run `make setup`, which fetches it");
+    path
+}
+
+fn reference() -> Value {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/starter_reference.json");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn messages(case: &Value) -> Vec<Message> {
+    let turns = case["messages"].as_array().unwrap();
+    let turn = |turn: &Value| (Role::parse(turn[0].as_str().unwrap()).unwrap(), turn[1].as_str().unwrap().to_owned());
+    turns.iter().map(turn).map(|(role, text)| Message::new(role, text)).collect()
+}
+
+fn spec() -> LoadSpec {
+    LoadSpec { path: starter(), context_len: 1024 }
+}
+
+fn greedy(messages: Vec<Message>, max_tokens: usize) -> ChatRequest {
+    let sampling = SamplingParams { temperature: Some(0.0), max_tokens: Some(max_tokens), ..SamplingParams::default() };
+    ChatRequest { messages, sampling, ..ChatRequest::default() }
+}
+
+async fn read(mut stream: ChatStream) -> (String, Finish, Vec<Progress>) {
+    let (mut answer, mut progress) = (String::new(), Vec::new());
+    while let Some(event) = stream.next().await {
+        match event.unwrap() {
+            ChatEvent::Text(text) => answer.push_str(&text),
+            ChatEvent::Thinking(text) => panic!("this model doesn't think: {text}"),
+            ChatEvent::Progress(step) => progress.push(step),
+            ChatEvent::Finished(finish) => return (answer, finish, progress),
+        }
+    }
+    panic!("the stream ended without an end");
+}
+
+#[tokio::test]
+async fn greedy_answers_are_llama_cpps() {
+    let engine = EngineHandle::start(EngineConfig::default());
+    for case in reference()["cases"].as_array().unwrap() {
+        let messages = messages(case);
+        let count = engine.count_prompt_tokens(&starter(), &messages).await.unwrap();
+        assert_eq!(count, case["promptIds"].as_array().unwrap().len(), "prompt tokens of {}", case["prompt"]);
+        let max_tokens = case["maxTokens"].as_u64().unwrap() as usize;
+        let (answer, finish, _) = read(engine.chat(spec(), greedy(messages, max_tokens))).await;
+        assert_eq!(answer, case["text"].as_str().unwrap());
+        let reason = if case["finished"].as_bool().unwrap() { FinishReason::Stop } else { FinishReason::Length };
+        assert_eq!(finish.reason, reason);
+        assert_eq!(finish.usage.unwrap().completion_tokens, case["ids"].as_array().unwrap().len());
+    }
+    engine.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_conversation_goes_on_from_the_cache() {
+    let engine = EngineHandle::start(EngineConfig::default());
+    let mut messages = vec![Message::new(Role::User, "What is 7 times 8?")];
+    let (answer, first, progress) = read(engine.chat(spec(), greedy(messages.clone(), 16))).await;
+    assert_eq!(answer, "7 times 8 is 56.");
+    assert_eq!(first.usage.unwrap().cached_tokens, 0);
+    assert!(matches!(progress[0], Progress::Loading { .. }), "{progress:?}");
+    assert_eq!(engine.loaded().unwrap().path, starter());
+
+    messages.push(Message::new(Role::Assistant, answer));
+    messages.push(Message::new(Role::User, "And times 2?"));
+    let (_, second, progress) = read(engine.chat(spec(), greedy(messages.clone(), 4))).await;
+    let usage = second.usage.unwrap();
+    assert!(usage.cached_tokens > first.usage.unwrap().prompt_tokens, "{usage:?}");
+    assert!(progress.iter().all(|step| matches!(step, Progress::Prefill { .. })), "{progress:?}");
+
+    engine.unload().await;
+    assert!(engine.loaded().is_none());
+    engine.shutdown().await;
+}
+
+#[test]
+fn the_header_tells_what_the_model_is() {
+    let header = read_header(&starter()).unwrap();
+    header.check_supported().unwrap();
+    assert_eq!((header.architecture.as_str(), header.quantization.as_str()), ("qwen2", "Q4_K_M"));
+    assert_eq!((header.context_len, header.has_chat_template), (32_768, true));
+    assert_eq!(header.kv_bytes_per_token().0, 24 * 2 * 2 * 64 * 4);
+}
