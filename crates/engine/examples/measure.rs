@@ -28,6 +28,9 @@ async fn main() -> Result<()> {
         footprint.scratch
     );
     let engine = EngineHandle::start(EngineConfig::default());
+    println!("before the tokenizer: {}", memory());
+    engine.count_prompt_tokens(&path, &[Message::new(Role::User, "Hi")]).await?;
+    println!("with the tokenizer: {}", memory());
     let long = "The tide comes in and the tide goes out, and the gate lets the water pass. ".repeat(repeats);
     for (name, text, max_tokens) in [
         ("cold", "What is 7 times 8?".to_owned(), 16),

@@ -44,18 +44,39 @@ impl<'a> Weights<'a> {
         self.info(name)?.shape.first().copied().ok_or_else(|| LoadError::Missing(name.to_owned()))
     }
 
-    /// A matrix in the packing of the file.
+    /// A matrix to multiply with, in the packing of the file or a faster one with the same numbers.
     pub(crate) fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<QTensor, LoadError> {
+        let (range, dtype) = self.packed(name, rows, columns)?;
+        if let (Device::Cpu, GgmlDType::Q5_0) = (&self.device, dtype) {
+            // candle multiplies Q5_0 one weight at a time; the same numbers as Q8_0 have a SIMD product.
+            let wide = copied(&kernels::cpu::q5_0_as_q8_0(&self.gguf.map[range]), GgmlDType::Q8_0);
+            return QTensor::new(wide, (rows, columns)).map_err(LoadError::Device);
+        }
+        self.as_in_file(range, dtype, rows, columns)
+    }
+
+    /// A matrix of which only rows are looked up.
+    pub(crate) fn table(&mut self, name: &str, rows: usize, columns: usize) -> Result<QTensor, LoadError> {
+        let (range, dtype) = self.packed(name, rows, columns)?;
+        self.as_in_file(range, dtype, rows, columns)
+    }
+
+    fn packed(&mut self, name: &str, rows: usize, columns: usize) -> Result<(Range<usize>, GgmlDType), LoadError> {
         let tensor = self.info(name)?;
         check_shape(name, tensor, &[rows, columns])?;
-        let dtype = candle_type(name, tensor)?;
         let range = tensor.start..tensor.start + tensor.bytes;
         self.read_ahead(range.clone());
+        Ok((range, candle_type(name, tensor)?))
+    }
+
+    fn as_in_file(
+        &self,
+        range: Range<usize>,
+        dtype: GgmlDType,
+        rows: usize,
+        columns: usize,
+    ) -> Result<QTensor, LoadError> {
         let storage = match self.device {
-            // candle multiplies Q5_0 one weight at a time; the same numbers as Q8_0 have a SIMD product.
-            Device::Cpu if dtype == GgmlDType::Q5_0 => {
-                copied(&kernels::cpu::q5_0_as_q8_0(&self.gguf.map[range]), GgmlDType::Q8_0)
-            }
             Device::Cpu => mapped(&self.gguf.map, range, dtype),
             _ => QStorage::from_data(self.gguf.map[range].into(), &self.device, dtype).map_err(LoadError::Device)?,
         };

@@ -47,11 +47,12 @@ struct Angles {
 impl Llama {
     pub(crate) fn load(spec: Spec, weights: &mut Weights<'_>) -> Result<Self, LoadError> {
         let vocabulary = weights.rows("token_embd.weight")?;
-        let embedding = Arc::new(weights.matrix("token_embd.weight", vocabulary, spec.hidden)?);
-        let output = if weights.has("output.weight") {
-            Linear::load(weights, "output", vocabulary, spec.hidden)?
+        let (embedding, output) = if weights.has("output.weight") {
+            let embedding = Arc::new(weights.table("token_embd.weight", vocabulary, spec.hidden)?);
+            (embedding, Linear::load(weights, "output", vocabulary, spec.hidden)?)
         } else {
-            Linear::from_packed(embedding.clone()).map_err(LoadError::Device)?
+            let shared = Arc::new(weights.matrix("token_embd.weight", vocabulary, spec.hidden)?);
+            (shared.clone(), Linear::from_packed(shared).map_err(LoadError::Device)?)
         };
         let layers = (0..spec.layers).map(|i| Layer::load(&spec, weights, i)).collect::<Result<_, _>>()?;
         Ok(Self {
