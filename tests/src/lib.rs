@@ -1,12 +1,10 @@
 //! What the system tests share: an application in a folder of its own. The tests are in `tests/`; those of the real
 //! window are in `e2e/`.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a test that can't be set up has failed")]
-#![allow(clippy::allow_attributes, reason = "shared by several test programs, none of which uses everything")]
-
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use app::chat::Redacted;
 use app::{App, AppConfig, ErrorCode, OffloadMode, ReplyEvent, ReplyStream, SendMessage, StoredMessage};
 use futures::StreamExt;
 use tempfile::TempDir;
@@ -95,7 +93,7 @@ pub async fn read(mut events: ReplyStream) -> Reply {
 pub async fn serve(app: &App, key: Option<&str>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
     let address = listener.local_addr().expect("a bound listener has an address");
-    let key = key.map(|key| app::chat::Redacted(key.to_owned()));
+    let key = key.map(|key| Redacted(key.to_owned()));
     tokio::spawn(gateway::serve(listener, app.clone(), key, std::future::pending()));
     address
 }

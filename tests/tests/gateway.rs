@@ -1,5 +1,7 @@
 //! The gateway in front of the real engine: spoken to by our own client, and word for word.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 use app::OffloadMode;
 use chat::{ChatEvent, ChatRequest, Message, Role, SamplingParams};
 use futures::StreamExt;

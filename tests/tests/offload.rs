@@ -1,5 +1,7 @@
 //! Where answers run: here, on a node, and what happens when a node goes away.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 use std::path::PathBuf;
 
 use app::{ErrorCode, MessageState, OffloadMode, PlaceChoice, SendMessage};

@@ -145,8 +145,12 @@ async fn answer_on_node(
         }
     };
     let name = view.name.clone();
-    let stream =
-        client.chat(&model, request.clone()).map(move |event| event.map_err(|error| node_error(&name, &error)));
+    let mut request = request.clone();
+    if view.status.as_ref().and_then(|status| status.engine.as_deref()) == Some("mlx_lm") {
+        // It ends answers after 512 tokens where a request doesn't say; the others go on to the end of the context.
+        request.sampling.max_tokens.get_or_insert(app.settings().context_len);
+    }
+    let stream = client.chat(&model, request).map(move |event| event.map_err(|error| node_error(&name, &error)));
     let routed = Routed { decision, place_id: id.to_owned(), model };
     forward(app, routed, stream.boxed(), events).await
 }

@@ -1,7 +1,6 @@
 use std::fmt;
 
-use engine::{GenerateError, LoadError};
-use nodes::NodeError;
+use engine::LoadError;
 use store::StoreError;
 
 /// What kind of thing went wrong, for callers that act on it: a shell chooses a button or a status by this, never by

@@ -51,18 +51,24 @@ impl ModelEntry {
 
 /// Headers that were read, by file, so that a rescan opens only what changed.
 #[derive(Default)]
-pub(crate) struct HeaderCache(HashMap<PathBuf, (u64, Option<SystemTime>, Result<Arc<ModelHeader>, String>)>);
+pub(crate) struct HeaderCache(HashMap<PathBuf, KnownHeader>);
+
+struct KnownHeader {
+    len: u64,
+    modified: Option<SystemTime>,
+    header: Result<Arc<ModelHeader>, String>,
+}
 
 impl HeaderCache {
     fn header(&mut self, path: &Path) -> Result<Arc<ModelHeader>, String> {
         let (len, modified) = fs::metadata(path).map_or((0, None), |meta| (meta.len(), meta.modified().ok()));
-        if let Some((known_len, known_modified, header)) = self.0.get(path)
-            && (*known_len, *known_modified) == (len, modified)
+        if let Some(known) = self.0.get(path)
+            && (known.len, known.modified) == (len, modified)
         {
-            return header.clone();
+            return known.header.clone();
         }
         let header = usable_header(path).map(Arc::new).map_err(|error| crate::error::sentence(&error.to_string()));
-        self.0.insert(path.to_owned(), (len, modified, header.clone()));
+        self.0.insert(path.to_owned(), KnownHeader { len, modified, header: header.clone() });
         header
     }
 }
@@ -107,7 +113,7 @@ pub(crate) fn scan(
             ModelEntry { id, path, origin, header }
         })
         .collect();
-    entries.sort_by(|a, b| a.id.to_lowercase().cmp(&b.id.to_lowercase()));
+    entries.sort_by_key(|entry| entry.id.to_lowercase());
     cache.0.retain(|path, _| entries.iter().any(|entry| entry.path == *path));
     entries
 }

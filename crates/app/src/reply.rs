@@ -201,10 +201,15 @@ impl Writing {
     async fn run(mut self, request: AnswerRequest) {
         let mut answer = answer::start(&self.app, request);
         let closed = self.events.clone();
+        let mut closing = self.app.inner.closing.subscribe();
         loop {
             let event = tokio::select! {
                 biased;
                 () = closed.closed() => {
+                    drop(answer);
+                    return self.end(MessageState::Stopped, None, None).await;
+                }
+                _ = closing.changed() => {
                     drop(answer);
                     return self.end(MessageState::Stopped, None, None).await;
                 }

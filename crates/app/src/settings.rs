@@ -109,12 +109,20 @@ mod offload_name {
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
     pub(super) fn serialize<S: Serializer>(mode: &OffloadMode, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(mode.as_str())
+        serializer.serialize_str(match mode {
+            OffloadMode::LocalOnly => "local_only",
+            OffloadMode::Auto => "auto",
+            OffloadMode::Remote => "remote",
+        })
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OffloadMode, D::Error> {
-        // A name of a newer version falls back to the mode that keeps everything on this machine.
-        Ok(OffloadMode::parse(&String::deserialize(deserializer)?).unwrap_or(OffloadMode::LocalOnly))
+        Ok(match String::deserialize(deserializer)?.as_str() {
+            "auto" => OffloadMode::Auto,
+            "remote" => OffloadMode::Remote,
+            // A name of a newer version falls back to the mode that keeps everything on this machine.
+            _ => OffloadMode::LocalOnly,
+        })
     }
 }
 

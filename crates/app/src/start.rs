@@ -88,6 +88,8 @@ pub(crate) struct Inner {
     pub(crate) folder_watcher: Mutex<Option<RecommendedWatcher>>,
     pub(crate) replies: Tasks,
     pub(crate) notice: Option<String>,
+    /// True from the moment of the shutdown: running answers stop and are stored.
+    pub(crate) closing: watch::Sender<bool>,
     background: Tasks,
     visible: AtomicBool,
     pub(crate) secrets: Secrets,
@@ -162,6 +164,7 @@ impl App {
                 folder_watcher: Mutex::default(),
                 replies: Tasks::default(),
                 notice,
+                closing: watch::channel(false).0,
                 background: Tasks::default(),
                 visible: AtomicBool::new(true),
                 secrets,
@@ -179,13 +182,13 @@ impl App {
     pub async fn shutdown(&self) {
         self.inner.background.take().iter().for_each(JoinHandle::abort);
         self.inner.folder_watcher.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // The engine ends every stream; the replies then store what they have.
-        if tokio::time::timeout(SHUTDOWN_LIMIT, self.inner.engine.shutdown()).await.is_err() {
-            tracing::warn!("the engine did not stop in time");
-        }
+        self.inner.closing.send_replace(true);
         let replies = futures::future::join_all(self.inner.replies.take());
         if tokio::time::timeout(SHUTDOWN_LIMIT, replies).await.is_err() {
             tracing::warn!("a running answer did not end in time");
+        }
+        if tokio::time::timeout(SHUTDOWN_LIMIT, self.inner.engine.shutdown()).await.is_err() {
+            tracing::warn!("the engine did not stop in time");
         }
         let vitals = self.inner.vitals.clone();
         let _ = tokio::time::timeout(SHUTDOWN_LIMIT, tokio::task::spawn_blocking(move || vitals.stop())).await;

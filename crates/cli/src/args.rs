@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Vitals(VitalsArgs),
     /// Tell whether a model file fits in memory now, and with which context.
     Fit(FitArgs),
+    /// Measure how fast a model answers on this machine.
+    Bench(BenchArgs),
 }
 
 /// Where models, nodes and chats come from.
@@ -130,6 +132,18 @@ pub(crate) struct FitArgs {
     /// Folder of settings.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub(crate) setup: Setup,
+    /// Answers to measure, after one that loads the weights.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) runs: usize,
+    /// The most tokens of each answer.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) tokens: usize,
 }
 
 /// The folder given, or the usual one.

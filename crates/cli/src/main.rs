@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program speaks through these")]
 
 mod args;
+mod bench;
 mod chat;
 mod fit;
 mod serve;
@@ -41,6 +42,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => runtime.block_on(serve::run(args)),
         Command::Vitals(args) => vitals::run(&args),
         Command::Fit(args) => runtime.block_on(fit::run(args)),
+        Command::Bench(args) => runtime.block_on(bench::run(args)),
     };
     // A thread that waits for a line on standard input can't be ended, so it isn't waited for.
     runtime.shutdown_background();

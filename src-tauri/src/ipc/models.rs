@@ -67,6 +67,7 @@ pub(crate) enum FitVerdictDto {
 /// What a dropped file is, and what will happen if it is used.
 #[derive(Debug, Clone, Serialize, Type)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[expect(clippy::large_enum_variant, reason = "made once for each dropped file and sent at once")]
 pub(crate) enum VerdictDto {
     Model {
         model: ModelDto,
