@@ -245,8 +245,7 @@ async fn route(
         demand.wanted_context = settings.context_len.max(needed).min(header.context_len);
         demand.model = Some(app.local_model(entry, header));
     }
-    let vitals = app.inner.vitals.latest();
-    Ok((decide(&app.policy(), &demand, &vitals.snapshot, &options), entry))
+    Ok((decide(&app.policy(), &demand, &app.judged_snapshot(), &options), entry))
 }
 
 impl App {

@@ -64,7 +64,7 @@ impl App {
     pub fn fit_now(&self, entry: &ModelEntry) -> Option<Fit> {
         let header = entry.usable()?;
         let context_len = self.settings().context_len.min(header.context_len);
-        let snapshot = &self.inner.vitals.latest().snapshot;
+        let snapshot = &self.judged_snapshot();
         Some(fit(&self.local_model(entry, header), &self.policy(), snapshot, context_len))
     }
 
@@ -101,7 +101,7 @@ impl App {
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let entry = ModelEntry { id: stem, path, origin: ModelOrigin::Added, header: Ok(header.clone()) };
         let (model, policy) = (self.local_model(&entry, &header), self.policy());
-        let snapshot = &self.inner.vitals.latest().snapshot;
+        let snapshot = &self.judged_snapshot();
         let fits = contexts(self.settings().context_len, header.context_len)
             .into_iter()
             .map(|context_len| fit(&model, &policy, snapshot, context_len))

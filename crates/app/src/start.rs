@@ -253,6 +253,15 @@ impl App {
         self.settings().policy(ram)
     }
 
+    /// The newest reading as decisions are made from it: a GPU that models don't run on sets no limit.
+    pub(crate) fn judged_snapshot(&self) -> vitals::Snapshot {
+        let mut snapshot = self.inner.vitals.latest().snapshot.clone();
+        if !engine::computes_on_gpu() {
+            snapshot.gpu = None;
+        }
+        snapshot
+    }
+
     pub(crate) fn save_speeds(&self) {
         let (app, json) = (self.clone(), self.inner.speeds.to_json());
         self.inner.background.track(tokio::spawn(async move {

@@ -1,5 +1,7 @@
 //! Where the engine computes, and what that means for memory. Metal and CUDA are chosen by Cargo feature, not by OS.
 
+use std::sync::OnceLock;
+
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device};
 
@@ -14,8 +16,13 @@ pub(crate) const fn kv_dtype(device: &Device) -> DType {
     }
 }
 
-/// The device that this build computes on: the GPU it was built for where there is one, else the CPU.
+/// The device that this build computes on: the GPU it was built for where there is one, else the CPU. Opened once.
 pub(crate) fn open() -> Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    DEVICE.get_or_init(find).clone()
+}
+
+fn find() -> Device {
     #[cfg(feature = "metal")]
     match Device::new_metal(0) {
         Ok(device) => return device,
@@ -29,19 +36,24 @@ pub(crate) fn open() -> Device {
     Device::Cpu
 }
 
-/// What the engine computes on, for people: `Metal`, `CPU, 2 cores`.
+/// What the engine computes on, for people: `Metal, applegpu_g16s`, `CPU, 2 cores`.
 pub fn device_name() -> String {
-    if cfg!(feature = "metal") {
-        if let Device::Metal(_) = open() {
-            return "Metal".to_owned();
+    match open() {
+        #[cfg(feature = "metal")]
+        Device::Metal(device) => format!("Metal, {}", kernels::metal::architecture_name(&device)),
+        #[cfg(not(feature = "metal"))]
+        Device::Metal(_) => "Metal".to_owned(),
+        Device::Cuda(_) => "CUDA".to_owned(),
+        Device::Cpu => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            format!("CPU, {cores} {}", if cores == 1 { "core" } else { "cores" })
         }
-    } else if cfg!(feature = "cuda")
-        && let Device::Cuda(_) = open()
-    {
-        return "CUDA".to_owned();
     }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("CPU, {cores} {}", if cores == 1 { "core" } else { "cores" })
+}
+
+/// Whether models live in a GPU's memory. Where they don't, the GPU's limits say nothing about what fits.
+pub fn computes_on_gpu() -> bool {
+    !matches!(open(), Device::Cpu)
 }
 
 /// Bytes of the second, faster layout in which the device keeps a matrix of `rows` × `columns`.

@@ -22,7 +22,7 @@ mod template;
 mod tokenizer;
 mod worker;
 
-pub use device::device_name;
+pub use device::{computes_on_gpu, device_name};
 pub use error::{GenerateError, LoadError};
 pub use handle::{ChatStream, EngineConfig, EngineHandle, LoadSpec, LoadedModel};
 pub use header::{Footprint, ModelHeader, read_header};

@@ -27,7 +27,7 @@ impl Slot {
 
     /// Runs `tokens` after the sequence; gives the logits of the last one.
     pub(crate) fn forward(&mut self, model: &dyn Model, tokens: &[TokenId]) -> Result<Tensor, GenerateError> {
-        let result = model.forward(tokens, &mut self.cache);
+        let result = kernels::step(|| model.forward(tokens, &mut self.cache));
         match &result {
             Ok(_) => self.sequence.extend_from_slice(tokens),
             // Some layers may have the tokens already.

@@ -7,6 +7,8 @@
 #![warn(missing_docs)]
 
 pub mod cpu;
+#[cfg(feature = "metal")]
+pub mod metal;
 
 mod attention;
 mod gate;
@@ -19,6 +21,19 @@ pub use gate::{silu_gate, silu_gate_reference};
 pub use kv_layer::KvLayer;
 pub use norm::{rms_norm, rms_norm_reference};
 pub use rope::{Pairing, rope, rope_reference};
+
+/// Runs one step: a part of the prompt, or one token. What Apple's frameworks release automatically within it is
+/// released at its end; a thread without a run loop would keep it for good (candle #2271).
+#[cfg(feature = "metal")]
+pub fn step<T>(run: impl FnOnce() -> T) -> T {
+    objc2::rc::autoreleasepool(|_| run())
+}
+
+/// Runs one step: a part of the prompt, or one token. Only Metal has something to release at its end.
+#[cfg(not(feature = "metal"))]
+pub fn step<T>(run: impl FnOnce() -> T) -> T {
+    run()
+}
 
 #[cfg(test)]
 mod tests;
