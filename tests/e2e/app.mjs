@@ -23,23 +23,33 @@ function fail(message) {
 
 export const newFolder = () => mkdtempSync(join(tmpdir(), "tidegate-e2e-"));
 
+/** Everything started here that has not ended: a test that fails must not leave its app to the next one. */
+const started = new Set();
+
+export async function endAll() {
+  for (const child of started) child.kill("SIGKILL");
+  started.clear();
+  for (const pid of processesOf(desktop)) process.kill(pid, "SIGKILL");
+  await until("everything to end", () => processesOf(desktop).length + webProcesses().length === 0, 10_000);
+}
+
 /** The running app with its page. `kill` is what a crash is; `end` is what logging out is. */
 export class App {
   static async start(data, { models = dirname(starter) } = {}) {
     const [port, native] = [await freePort(), await freePort()];
     const child = spawn(driver, ["--port", port, "--native-port", native], { stdio: ["ignore", "ignore", "pipe"] });
+    started.add(child);
     const log = collect(child.stderr);
     const url = `http://127.0.0.1:${port}`;
-    const started = performance.now();
+    const began = performance.now();
     const args = ["--data", data, "--show", ...(models ? ["--models", models] : [])];
     const app = new App();
     try {
-      app.page = await until("the window's session", () => Page.open(url, desktop, args), 60_000);
-      app.session_ms = performance.now() - started;
+      app.page = await until("the window's session", () => Page.open(url, desktop, args), 30_000);
+      app.session_ms = performance.now() - began;
       await until("the interface", () => app.page.count("css:[data-testid=composer], [data-testid=no-model]"));
-      app.usable_ms = performance.now() - started;
+      app.usable_ms = performance.now() - began;
     } catch (error) {
-      child.kill("SIGKILL");
       throw new Error(`${error.message}\n${log()}`, { cause: error });
     }
     app.driver = child;
@@ -81,6 +91,7 @@ export class App {
 export class Node {
   static async start(model = starter) {
     const child = spawn(cli, ["serve", "--listen", "127.0.0.1:0", "--model", model, "--data", newFolder()], { stdio: ["ignore", "ignore", "pipe"] });
+    started.add(child);
     const lines = createInterface({ input: child.stderr });
     for await (const line of lines) {
       const url = /listening on (http:\/\/\S+)/.exec(line)?.[1];

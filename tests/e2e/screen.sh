@@ -25,4 +25,8 @@ export DISPLAY=:$(cat "$display")
 export LIBGL_ALWAYS_SOFTWARE=1 WEBKIT_DISABLE_DMABUF_RENDERER=1 GDK_BACKEND=x11 GDK_SCALE=1 LC_ALL=C.UTF-8 NO_AT_BRIDGE=1
 unset WAYLAND_DISPLAY
 
-dbus-run-session -- bash -c 'openbox --sm-disable & exec "$@"' screen "$@"
+# The bus and the desktop services that it starts talk to nobody here; what they say goes to a log of its own. In the
+# background and waited for, because a trap comes only between two commands.
+exec {log}>"${TIDEGATE_BUS_LOG:-/dev/null}"
+dbus-run-session -- bash -c 'openbox --sm-disable 2>/dev/null & exec "$@" 2>&3 3>&-' screen "$@" 3>&2 2>&$log &
+wait $!

@@ -24,7 +24,7 @@ test("the icon's menu opens, switches offload and quits; closing only hides", as
     const [panel] = await until("the panel", () => windows().length === 1 && windows());
     assert.deepEqual(size(panel), [400, 620]);
 
-    execFileSync("xdotool", ["key", "--window", panel, "alt+F4"]);
+    execFileSync("xdotool", ["windowactivate", "--sync", panel, "key", "alt+F4"]);
     await until("the window to hide", () => windows().length === 0);
     assert.equal(app.exitCode, null);
 
