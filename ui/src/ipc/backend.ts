@@ -3,186 +3,52 @@
  * `TauriBackend` speaks to the shell, `FakeBackend` plays scenarios in a plain browser.
  */
 
-export type Verdict = 'runsWell' | 'tight' | 'tooBig' | 'unknown'
-export type OffloadMode = 'localOnly' | 'auto' | 'remote'
-export type Theme = 'system' | 'light' | 'dark'
-export type ThermalState = 'nominal' | 'fair' | 'serious' | 'critical'
-export type ViewKind = 'panel' | 'window'
-export type AddHow = 'reference' | 'move' | 'copy'
+import type {
+  AddHowDto,
+  BootDto,
+  ConversationDto,
+  ConversationSummaryDto,
+  ErrorDto,
+  FitVerdictDto,
+  ModelDto,
+  NodeDto,
+  OffloadDto,
+  ReplyEventDto,
+  SendMessageDto,
+  SettingsDto,
+  ThemeDto,
+  ThermalDto,
+  VerdictDto,
+  View,
+  VitalsDto,
+} from './bindings.gen'
 
-export type FitDto = {
-  verdict: Verdict
-  contextLen: number
-  neededBytes: number
-  weightsBytes: number
-  kvCacheBytes: number
-  scratchBytes: number
-  budgetBytes: number | null
-  availableBytes: number | null
-  maxContext: number | null
-  sentence: string
-}
+export type {
+  BootDto,
+  ConversationDto,
+  ConversationSummaryDto,
+  DecisionDto,
+  ErrorDto,
+  FitDto,
+  MessageDto,
+  ModelDto,
+  NodeDto,
+  ReplyEventDto,
+  SegmentDto,
+  SettingsDto,
+  VerdictDto,
+  VitalsDto,
+} from './bindings.gen'
 
-export type ModelDto = {
-  id: string
-  name: string
-  architecture: string
-  quantization: string
-  fileBytes: number
-  parameters: number
-  contextLen: number
-  path: string
-  origin: 'folder' | 'added' | 'argument'
-  error: string | null
-  fit: FitDto | null
-  loaded: boolean
-  decodeTokensPerSec: number | null
-}
+export type AddHow = AddHowDto
+export type OffloadMode = OffloadDto
+export type Theme = ThemeDto
+export type ThermalState = ThermalDto
+export type Verdict = FitVerdictDto
+export type ViewKind = View
 
-export type VerdictDto =
-  | {
-      kind: 'model'
-      model: ModelDto
-      fits: FitDto[]
-      nodesThatCould: string[]
-      alreadyListed: boolean
-      license: string | null
-      hasChatTemplate: boolean
-      elapsedMs: number
-    }
-  | { kind: 'refused'; title: string; sentence: string; hint: string | null; path: string }
-
-export type DecisionDto = {
-  target: 'here' | 'node' | 'refuse'
-  place: string
-  reason: string
-  sentence: string
-  counterfactual: string | null
-  readings: { name: string; value: string; limit: string | null; exceeded: boolean | null }[]
-  alternatives: { place: string; outcome: string }[]
-}
-
-export type SegmentDto = {
-  place: string
-  model: string
-  reason: string
-  sentence: string
-  decodeTokensPerSec: number | null
-  ttftMs: number | null
-  completionTokens: number | null
-  startedAtChar: number
-}
-
-export type MessageDto = {
-  id: number
-  conversationId: number
-  role: 'system' | 'user' | 'assistant' | 'tool'
-  text: string
-  thinking: string
-  state: 'writing' | 'done' | 'stopped' | 'interrupted' | 'failed'
-  error: string | null
-  segments: SegmentDto[]
-  decision: DecisionDto | null
-  createdAtMs: number
-}
-
-export type ConversationSummaryDto = { id: number; title: string; updatedAtMs: number; staysLocal: boolean }
-
-export type ConversationDto = {
-  id: number
-  title: string
-  staysLocal: boolean
-  messages: MessageDto[]
-  draft: string
-}
-
-export type NodeDto = {
-  id: string
-  name: string
-  url: string
-  hasKey: boolean
-  state: 'unknown' | 'ready' | 'unreachable' | 'unauthorized' | 'notANode'
-  sentence: string | null
-  engine: string | null
-  models: string[]
-  roundTripMs: number | null
-  decodeTokensPerSec: number | null
-}
-
-export type SettingsDto = {
-  offload: OffloadMode
-  model: string | null
-  contextLen: number
-  modelsFolder: string
-  reserveBytes: number
-  maxSwapUsedRatio: number
-  maxSwapInPerSec: number
-  maxThermal: 'fair' | 'serious' | 'critical'
-  theme: Theme
-  systemPrompt: string
-  temperature: number | null
-}
-
-export type VitalsDto = {
-  atMs: number
-  memory: {
-    totalBytes: number
-    usedBytes: number
-    wiredBytes: number | null
-    compressedBytes: number | null
-    availableBytes: number
-    limitBytes: number | null
-  } | null
-  swap: { totalBytes: number; usedBytes: number; inPerSec: number | null; outPerSec: number | null } | null
-  pressure: 'normal' | 'warning' | 'critical' | null
-  thermal: ThermalState | null
-  thermalPressure: string | null
-  temperatureCelsius: number | null
-  cpuBusyRatio: number | null
-  gpuBusyRatio: number | null
-  onBattery: boolean | null
-  lowPowerMode: boolean | null
-  ownFootprintBytes: number | null
-  weightsBytes: number
-  kvCacheBytes: number
-  decodeTokensPerSec: number | null
-  baselineTokensPerSec: number | null
-  unavailable: { reading: string; why: string }[]
-}
-
-export type ErrorDto = { code: string; sentence: string; hint: string | null }
-
-export type ReplyEventDto =
-  | { type: 'accepted'; conversationId: number; userMessageId: number; messageId: number }
-  | { type: 'routed'; decision: DecisionDto }
-  | { type: 'progress'; phase: 'loading' | 'waiting' | 'prefill'; done: number; total: number }
-  | { type: 'text'; text: string }
-  | { type: 'thinking'; text: string }
-  | { type: 'finished'; message: MessageDto }
-  | { type: 'failed'; error: ErrorDto; message: MessageDto | null }
-
-export type BootDto = {
-  version: string
-  platform: 'macos' | 'linux'
-  machine: string
-  device: string
-  settings: SettingsDto
-  models: ModelDto[]
-  nodes: NodeDto[]
-  conversations: ConversationSummaryDto[]
-  draft: string
-  /** What to say about the start, once. */
-  notice: string | null
-}
-
-/** What one question asks for. `text: null` answers the last question again. */
-export type SendMessage = {
-  conversationId: number | null
-  text: string | null
-  model: string | null
-  /** `policy`, `here`, or a node's id. */
-  place: string
-}
+/** What one question asks for; the backend makes up the reply's id. */
+export type SendMessage = Omit<SendMessageDto, 'replyId'>
 
 /** A file drag over the window, as the system reports it. */
 export type FileDrag = { type: 'enter'; paths: string[] } | { type: 'leave' } | { type: 'drop'; paths: string[] }

@@ -1,39 +1,21 @@
 /** The door to the shell: commands, one channel for each reply, and the shell's events. */
 
-import { Channel, invoke } from '@tauri-apps/api/core'
-import { listen } from '@tauri-apps/api/event'
+import { Channel } from '@tauri-apps/api/core'
 import { getCurrentWebview } from '@tauri-apps/api/webview'
 import {
   toError,
   type AddHow,
   type Backend,
   type BackendEvents,
-  type BootDto,
   type Cancel,
-  type ConversationDto,
-  type ConversationSummaryDto,
   type FileDrag,
-  type ModelDto,
-  type NodeDto,
   type ReplyEventDto,
   type SendMessage,
   type SettingsDto,
   type Unsubscribe,
-  type VerdictDto,
   type ViewKind,
-  type VitalsDto,
 } from './backend'
-
-const eventNames: Record<keyof BackendEvents, string> = {
-  vitals: 'vitals',
-  modelsChanged: 'models-changed',
-  nodesChanged: 'nodes-changed',
-  conversationsChanged: 'conversations-changed',
-  settingsChanged: 'settings-changed',
-  viewChanged: 'view-changed',
-  openSettings: 'open-settings',
-  filesOpened: 'files-opened',
-}
+import { commands, events } from './bindings.gen'
 
 /** Turns a listener that is attached later into one that can be detached at once. */
 function detachable(attached: Promise<() => void>): Unsubscribe {
@@ -53,83 +35,70 @@ function detachable(attached: Promise<() => void>): Unsubscribe {
 export class TauriBackend implements Backend {
   #replies = 0
 
-  boot() {
-    return invoke<BootDto>('boot')
-  }
+  boot = commands.boot
 
   sendMessage(request: SendMessage, onEvent: (event: ReplyEventDto) => void): Cancel {
     const replyId = `reply-${Date.now()}-${(this.#replies += 1)}`
     const channel = new Channel<ReplyEventDto>()
     channel.onmessage = onEvent
-    invoke('send_message', { request: { replyId, ...request }, onEvent: channel }).catch((thrown: unknown) =>
-      onEvent({ type: 'failed', error: toError(thrown), message: null }),
-    )
-    return () => void invoke('stop_reply', { replyId }).catch((thrown: unknown) => console.error('cannot stop', thrown))
+    commands
+      .sendMessage({ replyId, ...request }, channel)
+      .catch((thrown: unknown) => onEvent({ type: 'failed', error: toError(thrown), message: null }))
+    return () => void commands.stopReply(replyId).catch((thrown: unknown) => console.error('cannot stop', thrown))
   }
 
-  listConversations() {
-    return invoke<ConversationSummaryDto[]>('list_conversations')
-  }
-  openConversation(id: number) {
-    return invoke<ConversationDto>('open_conversation', { id })
-  }
-  renameConversation(id: number, title: string) {
-    return invoke<void>('rename_conversation', { id, title })
-  }
-  deleteConversation(id: number) {
-    return invoke<void>('delete_conversation', { id })
-  }
-  setStaysLocal(id: number, staysLocal: boolean) {
-    return invoke<void>('set_stays_local', { id, staysLocal })
-  }
-  saveDraft(conversationId: number | null, text: string) {
-    return invoke<void>('save_draft', { conversationId, text })
-  }
+  listConversations = commands.listConversations
+  openConversation = commands.openConversation
+  inspectFiles = commands.inspectFiles
+  chooseModelFile = commands.chooseModelFile
+  vitalsHistory = commands.vitalsHistory
+  probeNode = commands.probeNode
 
-  inspectFiles(paths: string[]) {
-    return invoke<VerdictDto[]>('inspect_files', { paths })
+  // What answers nothing is `null` on the wire and `void` here.
+  async renameConversation(id: number, title: string) {
+    await commands.renameConversation(id, title)
+  }
+  async deleteConversation(id: number) {
+    await commands.deleteConversation(id)
+  }
+  async setStaysLocal(id: number, staysLocal: boolean) {
+    await commands.setStaysLocal(id, staysLocal)
+  }
+  async saveDraft(conversationId: number | null, text: string) {
+    await commands.saveDraft(conversationId, text)
   }
   addModel(path: string, how: AddHow) {
-    return invoke<ModelDto>('add_model', { path, how })
+    return commands.addModel(path, how)
   }
-  removeModel(id: string) {
-    return invoke<void>('remove_model', { id })
+  async removeModel(id: string) {
+    await commands.removeModel(id)
   }
-  chooseModelFile() {
-    return invoke<string | null>('choose_model_file')
-  }
-
   saveSettings(settings: SettingsDto) {
-    return invoke<SettingsDto>('save_settings', { settings })
+    return commands.saveSettings(settings)
   }
   addNode(url: string, key: string | null) {
-    return invoke<NodeDto>('add_node', { url, key })
+    return commands.addNode(url, key)
   }
-  removeNode(id: string) {
-    return invoke<void>('remove_node', { id })
+  async removeNode(id: string) {
+    await commands.removeNode(id)
   }
-  probeNode(id: string) {
-    return invoke<NodeDto>('probe_node', { id })
+  async copyText(text: string) {
+    await commands.copyText(text)
   }
-
-  vitalsHistory() {
-    return invoke<VitalsDto[]>('vitals_history')
+  async openUrl(url: string) {
+    await commands.openUrl(url)
   }
-  copyText(text: string) {
-    return invoke<void>('copy_text', { text })
+  async setView(view: ViewKind) {
+    await commands.setView(view)
   }
-  openUrl(url: string) {
-    return invoke<void>('open_url', { url })
-  }
-  setView(view: ViewKind) {
-    return invoke<void>('set_view', { view })
-  }
-  hidePanel() {
-    return invoke<void>('hide_panel')
+  async hidePanel() {
+    await commands.hidePanel()
   }
 
   on<Name extends keyof BackendEvents>(name: Name, listener: (payload: BackendEvents[Name]) => void): Unsubscribe {
-    return detachable(listen<BackendEvents[Name]>(eventNames[name], (event) => listener(event.payload)))
+    // Every name has the payload that `BackendEvents` gives it; the union of listeners is too wide for the checker.
+    const event = events[name] as { listen(handle: (event: { payload: unknown }) => void): Promise<() => void> }
+    return detachable(event.listen((event) => listener(event.payload as BackendEvents[Name])))
   }
 
   onFileDrag(listener: (drag: FileDrag) => void): Unsubscribe {
