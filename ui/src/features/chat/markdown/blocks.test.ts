@@ -69,11 +69,12 @@ describe('a text that grows letter by letter', () => {
     expect(text.length - blocks.settledEnd).toBeLessThan(120)
   })
 
-  it('takes no longer with a table than with prose', () => {
+  it('a table with many bars comes through; it once froze the page', () => {
     const row = `| ${Array.from({ length: 40 }, (_, cell) => `cell ${cell}`).join(' | ')} |\n`
     const text = `${row}| ${'--- | '.repeat(40)}\n${row.repeat(6)}\nTo see it yourself`
     let blocks = noBlocks
-    for (let end = 1; end <= text.length; end += 1) blocks = extend(blocks, text.slice(0, end))
+    for (let end = 1; end < text.length; end += 9) blocks = extend(blocks, text.slice(0, end))
+    blocks = extend(blocks, text)
     expect(all(blocks).map(({ token }) => token.type)).toEqual(['table', 'paragraph'])
   })
 
