@@ -77,3 +77,9 @@ if [ "${2:-}" = record ]; then
 fi
 
 cargo run --quiet --package nodes --example probe -- "$url" "$model"
+
+# The same server as the node behind the whole product.
+data=$(mktemp -d)
+cargo run --quiet --package cli -- chat --once 'What is 7 times 8?' --temp 0 --max-tokens 24 --json \
+    --node "$url" --offload remote --data "$data"
+rm -r "$data"

@@ -58,7 +58,9 @@ pub(crate) async fn run(args: FitArgs) -> anyhow::Result<ExitCode> {
             ))
         );
         println!();
-        for fit in &model.fits {
+        let mut by_context: Vec<&Fit> = model.fits.iter().collect();
+        by_context.sort_by_key(|fit| fit.context_len);
+        for fit in by_context {
             let word = match fit.verdict {
                 Verdict::RunsWell => style.calm("runs well"),
                 Verdict::Tight => style.near("tight"),

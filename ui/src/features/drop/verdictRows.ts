@@ -9,7 +9,7 @@ type ModelVerdict = Extract<VerdictDto, { kind: 'model' }>
 /** What the card's table says: memory for each context, then the speed. */
 export function verdictRows({ model, fits, nodesThatCould, alreadyListed }: ModelVerdict): Row[] {
   const [node] = nodesThatCould
-  const rows = fits.map((fit): Row => {
+  const rows = [...fits].sort((a, b) => a.contextLen - b.contextLen).map((fit): Row => {
     const { status } = verdictWords[fit.verdict]
     return { label: `With ${contextLen(fit.contextLen)} context`, value: memory(fit.neededBytes), note: note(fit, node), status, noteStatus: fit.verdict === 'tooBig' && node ? 'offloaded' : status }
   })
