@@ -95,7 +95,7 @@ pub(crate) fn show(handle: &AppHandle, icon: Option<Rect>) {
         state.shown_at = Some(Instant::now());
         state.view
     };
-    let placed = if view == View::Panel { place(&window, icon) } else { Ok(()) };
+    let placed = if view == View::Panel { place(handle, &window, view, icon) } else { Ok(()) };
     let shown =
         placed.and_then(|()| window.show()).and_then(|()| window.unminimize()).and_then(|()| window.set_focus());
     log("show the window", shown);
@@ -153,10 +153,7 @@ pub(crate) fn set_view(handle: &AppHandle, view: View) -> tauri::Result<()> {
         state.shown_at = Some(Instant::now());
     }
     shape(handle, &window, view)?;
-    match view {
-        View::Panel => place(&window, None)?,
-        View::Window => window.center()?,
-    }
+    place(handle, &window, view, None)?;
     window.set_focus()?;
     ViewChanged(view).emit(handle)
 }
@@ -186,8 +183,9 @@ pub(crate) fn remember_size(handle: &AppHandle) {
     handle.state::<Shell>().frame.remember(view(handle), Size { width: size.width, height: size.height });
 }
 
-/// Under the icon, or at the top right of the main screen where the desktop doesn't say where the icon is.
-fn place(window: &WebviewWindow, icon: Option<Rect>) -> tauri::Result<()> {
+/// The panel under the icon, or at the top right of the main screen where the desktop doesn't say where the icon is; the
+/// large window in the middle. Reckoned with the size that was asked for: the window has it a moment later only.
+fn place(handle: &AppHandle, window: &WebviewWindow, view: View, icon: Option<Rect>) -> tauri::Result<()> {
     let scale = window.scale_factor()?;
     let icon = icon.map(|icon| (icon.position.to_physical::<f64>(scale), icon.size.to_physical::<f64>(scale)));
     let screen = match icon {
@@ -196,15 +194,17 @@ fn place(window: &WebviewWindow, icon: Option<Rect>) -> tauri::Result<()> {
     };
     let Some(screen) = screen else { return Ok(()) };
     let area = screen.work_area();
-    let width = f64::from(window.outer_size()?.width);
     let (left, top) = (f64::from(area.position.x), f64::from(area.position.y));
-    let right = left + f64::from(area.size.width);
-    let (x, y) = match icon {
-        Some((at, size)) => (at.x + size.width / 2.0 - width / 2.0, at.y + size.height),
-        None => (right - width, top),
+    let (right, bottom) = (left + f64::from(area.size.width), top + f64::from(area.size.height));
+    let size = handle.state::<Shell>().frame.size(view);
+    let (width, height) = (size.width * scale, size.height * scale);
+    let (x, y) = match (view, icon) {
+        (View::Window, _) => ((left + right - width) / 2.0, (top + bottom - height) / 2.0),
+        (View::Panel, Some((at, size))) => (at.x + size.width / 2.0 - width / 2.0, at.y + size.height + GAP),
+        (View::Panel, None) => (right - width - GAP, top + GAP),
     };
     let x = x.clamp(left + GAP, (right - width - GAP).max(left + GAP));
-    window.set_position(PhysicalPosition::new(x.round(), (y + GAP).round()))
+    window.set_position(PhysicalPosition::new(x.round(), y.max(top).round()))
 }
 
 pub(crate) fn log(what: &str, result: tauri::Result<()>) {

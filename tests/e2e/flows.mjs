@@ -61,6 +61,7 @@ test("a file dragged onto the window gets its verdict", async () => {
   await until("the verdict", () => app.page.count("verdict-card"));
   assert.match(await app.page.text("verdict-card"), /Qwen2\.5.Coder/i);
   assert.equal(await app.page.text("verdict-title"), "Runs well");
+  await until("the card to be drawn", () => app.page.settled());
   picture("verdict");
   await app.page.click("verdict-add");
   await app.ask("Say hello.");
