@@ -13,5 +13,7 @@ fn main() {
             println!("cargo::warning=cannot write a placeholder to ui/dist: {error}");
         }
     }
+    // The interface is part of the program: a new one is a new program.
+    println!("cargo::rerun-if-changed=../ui/dist/index.html");
     tauri_build::build();
 }

@@ -13,7 +13,7 @@ pub struct Arguments {
     pub data: Option<PathBuf>,
 
     /// List the models of this folder too (may be repeated)
-    #[arg(long = "models", value_name = "DIR")]
+    #[arg(long = "models", value_name = "DIR", env = "TIDEGATE_MODELS_DIR")]
     pub models_dirs: Vec<PathBuf>,
 
     /// Open the large window at start
