@@ -40,4 +40,4 @@ export TIDEGATE_SHOTS=$PWD/target/shots
 export TIDEGATE_STARTER=$PWD/models/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
 
 # One process group for the screen, the bus and everything in them: its end is the end of them all.
-exec setsid --wait bash tests/e2e/screen.sh node tests/e2e/main.mjs "$what"
+exec setsid --wait bash tests/e2e/screen.sh node --test-force-exit tests/e2e/main.mjs "$what"
