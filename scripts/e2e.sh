@@ -32,6 +32,8 @@ if grep -qs 'interface is not built' ui/dist/index.html || ! [ -e ui/dist/index.
 fi
 if [ -z "${TIDEGATE_BIN_DIR:-}" ]; then cargo build --profile "$profile" -p tidegate-desktop -p cli; fi
 
+# Each flow says which models its window has.
+unset TIDEGATE_MODELS_DIR
 mkdir -p target/shots
 export TIDEGATE_DESKTOP=$bins/tidegate-desktop
 export TIDEGATE_CLI=$bins/tidegate
