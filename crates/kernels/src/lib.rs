@@ -2,7 +2,7 @@
 //! a fast version where candle or we have one; a property test compares the two.
 //!
 //! Knows tensors and shapes, never models or files. A sequence is `(tokens, heads, head_dim)` here: no batch dimension.
-//! Start at [`attention`] and [`KvLayer`].
+//! Start at [`attention()`] and [`KvLayer`].
 
 #![warn(missing_docs)]
 

@@ -8,7 +8,7 @@ use crate::{Alternative, Decision, Demand, NodeOption, OffloadMode, PlaceChoice,
 /// Decides where an answer is made.
 ///
 /// - A conversation that stays, and [`OffloadMode::LocalOnly`], never give a node, whatever place is chosen.
-/// - Nothing is loaded here over the budget ([`crate::fit`]), whatever place is chosen.
+/// - Nothing is loaded here over the budget ([`crate::fit()`]), whatever place is chosen.
 /// - Within these two, a chosen place wins over the policy.
 /// - [`OffloadMode::Auto`] stays here where the model fits, if need be with a smaller context that still holds the
 ///   prompt and an answer; it goes to a node that is ready and has the model where it doesn't fit, where the memory is

@@ -1,4 +1,4 @@
-//! One file per graph. Families that differ only by [`Spec`](crate::spec::Spec) share one.
+//! One file per graph. Families that differ only by [`Spec`] share one.
 
 mod linear;
 mod llama;

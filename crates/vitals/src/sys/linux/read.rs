@@ -216,7 +216,7 @@ fn keep_lines(text: &str, starts: &[&str]) -> String {
 fn descendants(system: &mut System) -> Vec<u32> {
     system.refresh_processes_specifics(ProcessesToUpdate::All, true, ProcessRefreshKind::nothing().without_tasks());
     // In a PID namespace, /proc may be that of the machine, where this process has another number.
-    let own = std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok());
+    let own = fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok());
     let mut found = vec![Pid::from_u32(own.unwrap_or_else(std::process::id))];
     let mut next = 0;
     while let Some(parent) = found.get(next).copied() {
