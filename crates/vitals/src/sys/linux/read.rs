@@ -361,7 +361,7 @@ mod tests {
             .expect("cat is on every Linux");
         let names: Vec<String> = descendants(&mut system)
             .iter()
-            .filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok())
+            .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok())
             .map(|name| name.trim().to_owned())
             .collect();
         drop(child.stdin.take());
