@@ -29,7 +29,7 @@ const started = new Set();
 export async function endAll() {
   for (const child of started) child.kill("SIGKILL");
   started.clear();
-  for (const pid of processesOf(desktop)) process.kill(pid, "SIGKILL");
+  for (const pid of processesOf(desktop)) signal(pid, "SIGKILL");
   await until("everything to end", () => processesOf(desktop).length + webProcesses().length === 0, 10_000);
 }
 
@@ -57,8 +57,8 @@ export class App {
     return app;
   }
 
-  async kill(signal = "SIGKILL") {
-    process.kill(this.pid, signal);
+  async kill(how = "SIGKILL") {
+    signal(this.pid, how);
     await until("the app to end", () => !processesOf(desktop).includes(this.pid), 10_000);
     this.driver.kill("SIGTERM");
     await until("its web processes to end", () => webProcesses().length === 0, 10_000);
@@ -123,19 +123,32 @@ export function webProcesses() {
   return processes().filter(({ exe }) => /^WebKit(Web|Network)Process$/.test(basename(exe))).map(({ pid }) => pid);
 }
 
+/** In a container /proc may be the machine's, while signals go by the container's own numbers: the last of these. */
+function signal(pid, how) {
+  const own = /^NSpid:.*?(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))[1];
+  process.kill(Number(own), how);
+}
+
+/** Only of this run's session: another run on the same machine has windows of its own. */
 function processes() {
+  const session = sessionOf("self");
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))
     .map(Number)
     .sort((a, b) => a - b)
     .flatMap((pid) => {
       try {
-        const zombie = readFileSync(`/proc/${pid}/stat`, "utf8").includes(") Z ");
-        return zombie ? [] : [{ pid, exe: readlinkSync(`/proc/${pid}/exe`) }];
+        return sessionOf(pid) === session ? [{ pid, exe: readlinkSync(`/proc/${pid}/exe`) }] : [];
       } catch {
-        return []; // it ended meanwhile, or belongs to the kernel
+        return []; // it ended meanwhile
       }
     });
+}
+
+/** The id of a process's session; null for one that has ended and was not waited for. */
+function sessionOf(pid) {
+  const [state, , , session] = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1).split(" ");
+  return state === "Z" ? null : session;
 }
 
 function collect(stream) {

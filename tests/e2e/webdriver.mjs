@@ -64,10 +64,14 @@ export class Page {
     });
   }
 
-  /** Types with the keyboard; "\uE007" is Enter. */
+  /** Types with the keyboard, once the element can take it. */
   async type(testid, text) {
-    const element = await until(`${testid} to type in`, async () => (await this.all(testid)).at(-1));
-    await request(`${this.base}/element/${element}/value`, "POST", { text });
+    await until(`${testid} to type in`, async () => {
+      const element = (await this.all(testid)).at(-1);
+      if (!element) return false;
+      await request(`${this.base}/element/${element}/value`, "POST", { text });
+      return true;
+    });
   }
 }
 
