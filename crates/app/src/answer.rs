@@ -56,6 +56,7 @@ pub(crate) fn start(app: &App, request: AnswerRequest) -> mpsc::Receiver<AnswerE
             () = closed.closed() => {}
             () = run(&app, request, &events) => {}
         }
+        app.inner.speeds.end();
     });
     receiver
 }

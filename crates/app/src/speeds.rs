@@ -59,6 +59,11 @@ impl Speeds {
         *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Live { pieces: VecDeque::new(), baseline };
     }
 
+    /// The answer has ended: nothing is written now.
+    pub(crate) fn end(&self) {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).pieces.clear();
+    }
+
     /// A piece of text came at `now`.
     pub(crate) fn piece(&self, now: Instant) {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,6 +112,10 @@ mod tests {
         let (speed, _) = speeds.live(start + Duration::from_millis(980));
         assert_eq!(speed.map(f64::round), Some(50.0));
         assert_eq!(speeds.live(start + Duration::from_secs(60)).0, None);
+        speeds.piece(start);
+        speeds.piece(start + Duration::from_millis(20));
+        speeds.end();
+        assert_eq!(speeds.live(start + Duration::from_millis(30)).0, None, "an answer that ended has no speed");
     }
 
     #[test]

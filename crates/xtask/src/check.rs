@@ -83,7 +83,7 @@ pub(crate) fn shots(workspace: &Workspace) -> Result<()> {
 pub(crate) fn write_bindings(workspace: &Workspace) -> Result<()> {
     let mut steps = Steps::new(workspace.notes())?;
     let test = ["test", "--package", "tidegate-desktop", "bindings"];
-    steps.run_tests("bindings", cargo().args(test).env("TIDEGATE_WRITE_BINDINGS", "1"));
+    steps.run_tests("bindings", cargo().args(test).env("UPDATE_BINDINGS", "1"));
     steps.all_passed()
 }
 
