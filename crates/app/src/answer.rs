@@ -62,6 +62,9 @@ pub(crate) fn start(app: &App, request: AnswerRequest) -> mpsc::Receiver<AnswerE
 }
 
 async fn run(app: &App, mut request: AnswerRequest, events: &mpsc::Sender<AnswerEvent>) {
+    if !request.stays_local && app.settings().offload != OffloadMode::LocalOnly {
+        app.inner.nodes.probe_unknown().await;
+    }
     let mut failed_nodes = Vec::new();
     loop {
         let (decision, model) = match route(app, &request, &failed_nodes).await {

@@ -135,6 +135,13 @@ impl NodeList {
         self.update(id, |view| view.status = Some(status))
     }
 
+    /// Asks the nodes that were never heard from: nobody knows yet which models they have.
+    pub(crate) async fn probe_unknown(&self) {
+        let unknown: Vec<String> =
+            self.views().into_iter().filter(|view| view.status.is_none()).map(|view| view.id).collect();
+        futures::future::join_all(unknown.iter().map(|id| self.probe(id))).await;
+    }
+
     pub(crate) async fn probe_all(&self) {
         let ids: Vec<String> = self.views().into_iter().map(|view| view.id).collect();
         futures::future::join_all(ids.iter().map(|id| self.probe(id))).await;
