@@ -1,6 +1,6 @@
 //! What the command line says. A start from the Finder or a desktop file says nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
@@ -26,9 +26,10 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// The files in a second start's arguments; arguments that don't parse name none.
-    pub(crate) fn files_of(argv: &[String]) -> Vec<PathBuf> {
-        Self::try_parse_from(argv).map(|arguments| arguments.files).unwrap_or_default()
+    /// The files in the arguments of a second start, made in `folder`; arguments that don't parse name none.
+    pub(crate) fn files_of(argv: &[String], folder: &Path) -> Vec<PathBuf> {
+        let files = Self::try_parse_from(argv).map(|arguments| arguments.files).unwrap_or_default();
+        files.into_iter().map(|file| folder.join(file)).collect()
     }
 }
 
@@ -38,8 +39,11 @@ mod tests {
 
     #[test]
     fn a_second_start_names_its_files() {
-        let argv = ["tidegate-desktop", "--show", "/a.gguf", "/b.gguf"].map(str::to_owned);
-        assert_eq!(Arguments::files_of(&argv), [PathBuf::from("/a.gguf"), PathBuf::from("/b.gguf")]);
-        assert!(Arguments::files_of(&["x".to_owned(), "--nonsense".to_owned()]).is_empty());
+        let argv = ["tidegate-desktop", "--show", "/a.gguf", "b.gguf"].map(str::to_owned);
+        assert_eq!(
+            Arguments::files_of(&argv, Path::new("/models")),
+            [PathBuf::from("/a.gguf"), PathBuf::from("/models/b.gguf")]
+        );
+        assert!(Arguments::files_of(&["x".to_owned(), "--nonsense".to_owned()], Path::new("/")).is_empty());
     }
 }

@@ -7,18 +7,19 @@ mod arguments;
 mod broadcast;
 mod frame;
 mod ipc;
+mod opened;
+mod pointer;
 mod replies;
 mod tray;
 mod window;
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use app::{App, AppConfig};
-use tauri::{AppHandle, Manager, RunEvent, WindowEvent};
-use tauri_specta::Event;
+use tauri::{AppHandle, DragDropEvent, Manager, RunEvent, WindowEvent};
 
 pub use arguments::Arguments;
 
@@ -52,9 +53,10 @@ pub fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let bridge = ipc::builder();
     let commands = bridge.invoke_handler();
     tauri::Builder::default()
-        .plugin(tauri_plugin_single_instance::init(|handle, argv, _folder| {
+        .manage(opened::OpenedFiles::default())
+        .plugin(tauri_plugin_single_instance::init(|handle, argv, folder| {
             window::show(handle, None);
-            open_files(handle, Arguments::files_of(&argv));
+            opened::open(handle, Arguments::files_of(&argv, Path::new(&folder)));
         }))
         .plugin(tauri_plugin_clipboard_manager::init())
         .plugin(tauri_plugin_dialog::init())
@@ -97,15 +99,8 @@ fn set_up(handle: &AppHandle, arguments: Arguments) -> Result<(), Box<dyn Error>
     }
     broadcast::start(handle, &app);
     end_on_signals(handle);
-    open_files(handle, arguments.files);
+    opened::open(handle, arguments.files);
     Ok(())
-}
-
-fn open_files(handle: &AppHandle, files: Vec<PathBuf>) {
-    if !files.is_empty() {
-        let files = files.into_iter().map(|file| file.to_string_lossy().into_owned()).collect();
-        window::log("show opened files", ipc::events::FilesOpened(files).emit(handle));
-    }
 }
 
 /// Logging out and `kill` are asking to quit, not crashes.
@@ -132,6 +127,7 @@ fn window_event(handle: &AppHandle, event: &WindowEvent) {
         WindowEvent::CloseRequested { .. } => window::remember_size(handle),
         WindowEvent::Focused(true) => window::focused(handle),
         WindowEvent::Focused(false) => window::blurred(handle),
+        WindowEvent::DragDrop(DragDropEvent::Drop { .. }) => window::dropped_on(handle),
         _ => {}
     }
 }
@@ -141,7 +137,7 @@ fn run_event(handle: &AppHandle, event: &RunEvent) {
         #[cfg(target_os = "macos")]
         RunEvent::Opened { urls } => {
             window::show(handle, None);
-            open_files(handle, urls.iter().filter_map(|url| url.to_file_path().ok()).collect());
+            opened::open(handle, urls.iter().filter_map(|url| url.to_file_path().ok()).collect());
         }
         #[cfg(target_os = "macos")]
         RunEvent::Reopen { .. } => window::show(handle, None),

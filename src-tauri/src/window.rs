@@ -9,12 +9,17 @@ use tauri_specta::Event;
 use crate::Shell;
 use crate::frame::{Size, View};
 use crate::ipc::events::ViewChanged;
+use crate::pointer;
 
 const LABEL: &str = "main";
 
 /// A click on the icon takes the focus from the panel before it arrives as a click. Within this time it belongs to the
 /// blur that already hid the panel, and a blur belongs to the click that just showed it. Without it the panel flickers.
 const LATCH: Duration = Duration::from_millis(250);
+
+/// How often a held mouse button is looked at, and how long after its release a drop may still be told.
+const HELD_POLL: Duration = Duration::from_millis(50);
+const DROP_DELAY: Duration = Duration::from_millis(300);
 
 /// Space between the icon and the panel, and between the panel and the screen's edge, in physical pixels.
 const GAP: f64 = 6.0;
@@ -124,7 +129,8 @@ pub(crate) fn focused(handle: &AppHandle) {
     handle.state::<Shell>().app.set_visible(true);
 }
 
-/// The focus went elsewhere: a panel gets out of the way, unless that is our own doing.
+/// The focus went elsewhere: a panel gets out of the way, unless that is our own doing. While a mouse button is held it
+/// waits, because the press that took the focus may be the start of a drag to here.
 pub(crate) fn blurred(handle: &AppHandle) {
     if get(handle).is_some_and(|window| window.is_minimized().unwrap_or(false)) {
         handle.state::<Shell>().app.set_visible(false);
@@ -133,14 +139,65 @@ pub(crate) fn blurred(handle: &AppHandle) {
         return;
     }
     {
-        let mut state = state(handle);
+        let state = state(handle);
         let just_shown = state.shown_at.is_some_and(|at| at.elapsed() < LATCH);
         if state.view != View::Panel || state.dialogs > 0 || just_shown {
+            return;
+        }
+    }
+    let handle = handle.clone();
+    let blurred_at = Instant::now();
+    tauri::async_runtime::spawn(async move {
+        if on_main(&handle, held).await {
+            while on_main(&handle, held).await {
+                tokio::time::sleep(HELD_POLL).await;
+            }
+            tokio::time::sleep(DROP_DELAY).await;
+        }
+        on_main(&handle, move |handle| hide_blurred(handle, blurred_at)).await;
+    });
+}
+
+fn held(handle: &AppHandle) -> bool {
+    get(handle).is_some_and(|window| pointer::is_pressed(&window))
+}
+
+/// Hides the panel that lost the focus at `blurred_at`, unless it was shown, used or dropped on since.
+fn hide_blurred(handle: &AppHandle, blurred_at: Instant) {
+    if !is_visible(handle) || get(handle).is_some_and(|window| window.is_focused().unwrap_or(false)) {
+        return;
+    }
+    {
+        let mut state = state(handle);
+        let used = state.shown_at.is_some_and(|at| at >= blurred_at);
+        if used || state.view != View::Panel || state.dialogs > 0 {
             return;
         }
         state.blurred_at = Some(Instant::now());
     }
     hide(handle);
+}
+
+/// Runs `task` on the main thread and waits for what it answers; the default where the app is ending.
+async fn on_main<T: Default + Send + 'static>(
+    handle: &AppHandle,
+    task: impl FnOnce(&AppHandle) -> T + Send + 'static,
+) -> T {
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let on = handle.clone();
+    let posted = handle.run_on_main_thread(move || {
+        // Nobody waits any more when the app is ending.
+        let _ = answer.send(task(&on));
+    });
+    if posted.is_err() { T::default() } else { answered.await.unwrap_or_default() }
+}
+
+/// A file was dropped on the window: who did that wants to see what comes of it.
+pub(crate) fn dropped_on(handle: &AppHandle) {
+    state(handle).shown_at = Some(Instant::now());
+    if let Some(window) = get(handle) {
+        log("focus the window", window.set_focus());
+    }
 }
 
 /// Turns panel into window or back, with the chat in place.

@@ -1,5 +1,6 @@
 // Starts and ends what the tests look at: the desktop app behind tauri-driver, and `tidegate serve` as a node.
 
+import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
@@ -35,14 +36,14 @@ export async function endAll() {
 
 /** The running app with its page. `kill` is what a crash is; `end` is what logging out is. */
 export class App {
-  static async start(data, { models = dirname(starter) } = {}) {
+  static async start(data, { models = dirname(starter), files = [] } = {}) {
     const [port, native] = [await freePort(), await freePort()];
     const child = spawn(driver, ["--port", port, "--native-port", native], { stdio: ["ignore", "ignore", "pipe"] });
     started.add(child);
     const log = collect(child.stderr);
     const url = `http://127.0.0.1:${port}`;
     const began = performance.now();
-    const args = ["--data", data, "--show", ...(models ? ["--models", models] : [])];
+    const args = ["--data", data, "--show", ...(models ? ["--models", models] : []), ...files];
     const app = new App();
     try {
       app.page = await until("the window's session", () => Page.open(url, desktop, args), 30_000);
@@ -108,6 +109,42 @@ export class Node {
     if (this.child.exitCode === null && this.child.signalCode === null) await once(this.child, "exit");
   }
 }
+
+/** A window at the screen's corner that a file can be dragged from, through X11 as out of a file manager. */
+export class DragSource {
+  static async start(path) {
+    const source = new DragSource();
+    source.child = spawn("/usr/bin/python3", [join(import.meta.dirname, "drag.py"), path, "4", "4"], { stdio: ["ignore", "pipe", "inherit"] });
+    source.words = createInterface({ input: source.child.stdout })[Symbol.asyncIterator]();
+    assert.equal(await source.#word(), "ready");
+    return source;
+  }
+
+  /** Drags the file to a point of the screen and drops it there. */
+  async dragTo(to) {
+    const from = [80, 30];
+    mouse("mousemove", ...from, "mousedown", 1);
+    // A drag begins after some pixels of movement and is told to the target with each motion, so it moves in steps.
+    const at = (step) => from.map((start, axis) => Math.round(start + ((to[axis] - start) * step) / 20));
+    for (let step = 1; step <= 20; step += 1) mouse("mousemove", ...at(step), "sleep", 0.03);
+    mouse("mouseup", 1);
+    assert.equal(await this.#word(), "dropped");
+  }
+
+  click() {
+    mouse("mousemove", 80, 30, "click", 1);
+  }
+
+  end() {
+    this.child.kill();
+  }
+
+  async #word() {
+    return (await this.words.next()).value;
+  }
+}
+
+const mouse = (...args) => execFileSync("xdotool", args.map(String));
 
 /** The screen as it is, as a PNG. */
 export function picture(name) {

@@ -35,7 +35,10 @@ def ended(_widget, _context):
     outcome["failed"] = False
 
 
-window = Gtk.Window(type=Gtk.WindowType.POPUP)
+# Takes the focus when it is pressed, as a file manager does, and not before.
+window = Gtk.Window(type=Gtk.WindowType.TOPLEVEL)
+window.set_decorated(False)
+window.set_focus_on_map(False)
 box = Gtk.EventBox()
 box.add(Gtk.Label(label=path.name))
 box.drag_source_set(Gdk.ModifierType.BUTTON1_MASK, [], Gdk.DragAction.COPY)

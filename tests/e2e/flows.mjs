@@ -1,16 +1,16 @@
 // The real window: what is too close to the system for any other test.
 
 import assert from "node:assert/strict";
-import { spawn, execFileSync } from "node:child_process";
+import { execFileSync } from "node:child_process";
 import { writeFileSync, openSync, readSync, closeSync } from "node:fs";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { afterEach, test } from "node:test";
 
-import { App, Node, endAll, newFolder, picture, starter } from "./app.mjs";
+import { App, Node, DragSource, desktop, endAll, newFolder, picture, starter } from "./app.mjs";
 import { until } from "./webdriver.mjs";
 
-const LONG = "Write a long story about a lighthouse keeper, at least eight hundred words.";
+// Code, because the starter model is a coder: it refuses a story now and then, and this never.
+const LONG = "Write a Python module with twenty short functions on strings, with a docstring each.";
 
 afterEach(endAll);
 
@@ -53,8 +53,8 @@ test("an answer that a crash cut short is kept and marked", async () => {
   const kept = await stored();
   assert.equal(kept.state, "interrupted");
   assert.ok(kept.text.startsWith(before.text), `kept: ${kept.text}\nstored before: ${before.text}`);
-  // What is shown is rendered Markdown, so a word of it is looked for.
-  assert.ok(shown.includes(/\p{L}{4,}/u.exec(before.text)[0]), shown);
+  // What is shown is rendered Markdown, so words of it are looked for.
+  assert.ok(before.text.match(/\p{L}{4,}/gu).some((word) => shown.includes(word)), shown);
   assert.match(shown, /cut off when Tidegate closed/);
   await app.end();
 });
@@ -70,6 +70,21 @@ test("a file dragged onto the window gets its verdict", async () => {
   await app.page.click("verdict-add");
   await app.ask("Say hello.");
   assert.ok((await app.answered()).length > 0);
+  await app.end();
+});
+
+test("a file opened with the app gets its verdict, at the start and while it runs", async () => {
+  const data = newFolder();
+  const app = await App.start(data, { models: null, files: [starter] });
+  await until("the verdict", () => app.page.count("verdict-card"));
+  assert.equal(await app.page.text("verdict-title"), "Runs well");
+  await app.page.click("verdict-add");
+  await until("the card to close", async () => (await app.page.count("verdict-card")) === 0);
+  const other = join(data, "notes.txt");
+  writeFileSync(other, "not a model");
+  execFileSync(desktop, ["--data", data, other]);
+  await until("the second verdict", () => app.page.count("verdict-card"));
+  assert.match(await app.page.text("verdict-card"), /notes\.txt/);
   await app.end();
 });
 
@@ -98,7 +113,7 @@ test("an answer is offloaded, and when the node dies it can be had here", async 
   assert.match(await app.page.text("place-line"), /On /);
 
   await app.ask(LONG);
-  await until("some of the answer", async () => /lighthouse/i.test((await app.answer()) ?? ""));
+  await until("some of the answer", async () => ((await app.answer()) ?? "").length > 40);
   await app.page.type("composer", "typed meanwhile");
   await node.kill();
   await until("the way out", () => app.page.count("answer-here"));
@@ -110,23 +125,11 @@ test("an answer is offloaded, and when the node dies it can be had here", async 
   await app.end();
 });
 
-/** Drags a file onto the middle of the window, through X11 as a file manager does. */
+/** Drags a file onto the middle of the screen, where the window is. */
 async function drag(path) {
-  const source = spawn("/usr/bin/python3", [join(import.meta.dirname, "drag.py"), path, "4", "4"], {
-    stdio: ["ignore", "pipe", "inherit"],
-  });
-  try {
-    const words = createInterface({ input: source.stdout })[Symbol.asyncIterator]();
-    assert.equal((await words.next()).value, "ready");
-    const mouse = (...args) => execFileSync("xdotool", args.map(String));
-    mouse("mousemove", 80, 30, "mousedown", 1);
-    // A drag begins after some pixels of movement and is told to the target with each motion, so it moves in steps.
-    for (let step = 1; step <= 20; step += 1) mouse("mousemove", 80 + step * 28, 30 + step * 20, "sleep", 0.03);
-    mouse("mouseup", 1);
-    assert.equal((await words.next()).value, "dropped");
-  } finally {
-    source.kill();
-  }
+  const source = await DragSource.start(path);
+  await source.dragTo([640, 430]);
+  source.end();
 }
 
 function head(path, bytes) {

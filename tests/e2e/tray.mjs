@@ -6,8 +6,9 @@ import { once } from "node:events";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 
-import { desktop, newFolder } from "./app.mjs";
+import { DragSource, desktop, newFolder, starter } from "./app.mjs";
 import { until } from "./webdriver.mjs";
 
 test("the icon's menu opens, switches offload and quits; closing only hides", async () => {
@@ -24,6 +25,17 @@ test("the icon's menu opens, switches offload and quits; closing only hides", as
     const [panel] = await until("the panel", () => windows().length === 1 && windows());
     assert.deepEqual(size(panel), [400, 620]);
 
+    const source = await DragSource.start(starter);
+    execFileSync("xdotool", ["windowactivate", "--sync", panel]);
+    await source.dragTo(middle(panel));
+    await sleep(1_000);
+    assert.deepEqual(windows(), [panel], "a drag from elsewhere reaches the panel, and what came of it is seen");
+    source.click();
+    await until("the panel to get out of the way", () => windows().length === 0);
+    source.end();
+
+    await bar.choose("Open Tidegate");
+    await until("the panel again", () => windows().length === 1);
     execFileSync("xdotool", ["windowactivate", "--sync", panel, "key", "alt+F4"]);
     await until("the window to hide", () => windows().length === 0);
     assert.equal(app.exitCode, null);
@@ -78,6 +90,15 @@ function windows() {
 }
 
 function size(id) {
-  const geometry = execFileSync("xdotool", ["getwindowgeometry", "--shell", id], { encoding: "utf8" });
-  return ["WIDTH", "HEIGHT"].map((name) => Number(new RegExp(`${name}=(\\d+)`).exec(geometry)[1]));
+  return geometry(id, ["WIDTH", "HEIGHT"]);
+}
+
+function middle(id) {
+  const [x, y, width, height] = geometry(id, ["X", "Y", "WIDTH", "HEIGHT"]);
+  return [Math.round(x + width / 2), Math.round(y + height / 2)];
+}
+
+function geometry(id, names) {
+  const lines = execFileSync("xdotool", ["getwindowgeometry", "--shell", id], { encoding: "utf8" });
+  return names.map((name) => Number(new RegExp(`^${name}=(\\d+)`, "m").exec(lines)[1]));
 }

@@ -12,7 +12,9 @@ async fn a_dropped_model_gets_a_verdict_and_can_be_added_where_it_lies() {
     let folder = tempfile::tempdir().unwrap();
     let path = tiny_model(1).write(folder.path(), "tiny.gguf").unwrap();
     let fixture = Fixture::start(OffloadMode::LocalOnly, &[]).await;
-    let FileVerdict::Model(verdict) = fixture.app.inspect_file(path.clone()).await else { panic!("it is a model") };
+    let FileVerdict::Model(verdict) = fixture.app.inspect_file(path.clone(), None).await else {
+        panic!("it is a model")
+    };
     assert_eq!(verdict.header.architecture, "llama");
     assert_eq!(verdict.listed_as, None);
     assert!(verdict.fits.iter().all(|fit| fit.needed.0 > 0));
@@ -59,7 +61,7 @@ async fn broken_files_are_refused_with_what_is_wrong() {
     ] {
         let path = folder.path().join(name);
         fs::write(&path, content).unwrap();
-        match fixture.app.inspect_file(path.clone()).await {
+        match fixture.app.inspect_file(path.clone(), None).await {
             FileVerdict::Refused(refusal) => {
                 assert_eq!(refusal.title, title, "{name}");
                 assert!(refusal.sentence.ends_with('.') && refusal.hint.is_some(), "{name}: {}", refusal.sentence);

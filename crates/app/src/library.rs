@@ -78,8 +78,9 @@ impl App {
         self.inner.speeds.usual("here", &entry.id)
     }
 
-    /// Says what a file is and what would happen with it. Reads the header only, in well under a second.
-    pub async fn inspect_file(&self, path: PathBuf) -> FileVerdict {
+    /// Says what a file is and what would happen with it, first with `context_len` tokens, where not given those of the
+    /// settings. Reads the header only, in well under a second.
+    pub async fn inspect_file(&self, path: PathBuf, context_len: Option<usize>) -> FileVerdict {
         let started = Instant::now();
         let inspected = {
             let path = path.clone();
@@ -102,7 +103,7 @@ impl App {
         let entry = ModelEntry { id: stem, path, origin: ModelOrigin::Added, header: Ok(header.clone()) };
         let (model, policy) = (self.local_model(&entry, &header), self.policy());
         let snapshot = &self.judged_snapshot();
-        let fits = contexts(self.settings().context_len, header.context_len)
+        let fits = contexts(context_len.unwrap_or(self.settings().context_len), header.context_len)
             .into_iter()
             .map(|context_len| fit(&model, &policy, snapshot, context_len))
             .collect();
@@ -128,7 +129,7 @@ impl App {
     /// `BadFile` where it can't be used, `BadRequest` where the folder has another file of that name, `DiskFull` where
     /// a copy doesn't fit.
     pub async fn add_model(&self, path: PathBuf, how: AddHow) -> Result<ModelEntry, AppError> {
-        if let FileVerdict::Refused(refusal) = self.inspect_file(path.clone()).await {
+        if let FileVerdict::Refused(refusal) = self.inspect_file(path.clone(), None).await {
             let error = AppError::new(ErrorCode::BadFile, refusal.sentence);
             return Err(match refusal.hint {
                 Some(hint) => error.with_hint(hint),

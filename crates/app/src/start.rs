@@ -242,11 +242,6 @@ impl App {
         Ok(settings)
     }
 
-    /// Judges files for this context in this run, whatever is saved.
-    pub fn judge_with_context(&self, context_len: usize) {
-        self.inner.settings.send_modify(|settings| settings.context_len = context_len);
-    }
-
     /// The routing policy of the settings, for this machine.
     pub(crate) fn policy(&self) -> Policy {
         let ram = self.inner.vitals.latest().snapshot.memory.as_ref().map(|memory| memory.total);

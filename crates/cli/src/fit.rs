@@ -10,11 +10,7 @@ use crate::{DOES_NOT_FIT, style};
 
 pub(crate) async fn run(args: FitArgs) -> anyhow::Result<ExitCode> {
     let app = App::start(AppConfig { data_dir: data_dir(args.data)?, ..AppConfig::default() }).await?;
-    if let Some(context_len) = args.context {
-        // For this run only: nothing is saved.
-        app.judge_with_context(context_len);
-    }
-    let verdict = app.inspect_file(args.file).await;
+    let verdict = app.inspect_file(args.file, args.context).await;
     app.shutdown().await;
     let model = match verdict {
         FileVerdict::Refused(refusal) => {

@@ -34,6 +34,6 @@ pub(crate) struct ViewChanged(pub(crate) View);
 #[derive(Debug, Clone, Serialize, Type, Event)]
 pub(crate) struct OpenSettings;
 
-/// Model files opened from the desktop, to be looked at as dropped ones are.
+/// Model files wait to be taken.
 #[derive(Debug, Clone, Serialize, Type, Event)]
-pub(crate) struct FilesOpened(pub(crate) Vec<String>);
+pub(crate) struct FilesOpened;

@@ -19,6 +19,7 @@ pub(crate) fn builder() -> Builder<tauri::Wry> {
     Builder::<tauri::Wry>::new()
         .commands(collect_commands![
             shell::boot,
+            shell::take_opened_files,
             chat::send_message,
             chat::stop_reply,
             conversations::list_conversations,

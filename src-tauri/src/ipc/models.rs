@@ -105,7 +105,7 @@ pub(crate) fn list(app: &App) -> Vec<ModelDto> {
 pub(crate) async fn inspect_files(shell: State<'_, Shell>, paths: Vec<String>) -> Result<Vec<VerdictDto>, ErrorDto> {
     let mut verdicts = Vec::with_capacity(paths.len());
     for path in paths {
-        verdicts.push(VerdictDto::new(&shell.app, shell.app.inspect_file(path.into()).await));
+        verdicts.push(VerdictDto::new(&shell.app, shell.app.inspect_file(path.into(), None).await));
     }
     Ok(verdicts)
 }

@@ -13,6 +13,7 @@ use super::nodes::NodeDto;
 use super::settings::SettingsDto;
 use crate::Shell;
 use crate::frame::View;
+use crate::opened::OpenedFiles;
 use crate::window;
 
 /// Everything the first picture needs, in one answer.
@@ -57,6 +58,13 @@ pub(crate) async fn boot(shell: State<'_, Shell>) -> Result<BootDto, ErrorDto> {
         draft: app.new_chat_draft().await?,
         notice: app.notice().map(str::to_owned),
     })
+}
+
+/// Model files opened from the desktop or named at the start, each told once; they are looked at as dropped ones are.
+#[tauri::command]
+#[specta::specta]
+pub(crate) async fn take_opened_files(opened: State<'_, OpenedFiles>) -> Result<Vec<String>, ErrorDto> {
+    Ok(opened.take())
 }
 
 /// "Apple M3, 24.0 GB, macOS 26.1".

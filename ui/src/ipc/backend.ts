@@ -62,8 +62,8 @@ export type BackendEvents = {
   settingsChanged: SettingsDto
   viewChanged: ViewKind
   openSettings: null
-  /** Model files opened from the desktop: looked at as dropped ones are. */
-  filesOpened: string[]
+  /** Model files wait to be taken. */
+  filesOpened: null
 }
 
 /** Stops a running reply. Safe to call more than once. */
@@ -73,6 +73,8 @@ export type Unsubscribe = () => void
 /** Every call may reject with an {@link ErrorDto}. */
 export interface Backend {
   boot(): Promise<BootDto>
+  /** Model files opened from the desktop, each told once: looked at as dropped ones are. */
+  takeOpenedFiles(): Promise<string[]>
 
   sendMessage(request: SendMessage, onEvent: (event: ReplyEventDto) => void): Cancel
   listConversations(): Promise<ConversationSummaryDto[]>

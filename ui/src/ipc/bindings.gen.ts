@@ -6,6 +6,8 @@ import * as __TAURI_EVENT from "@tauri-apps/api/event";
 /** Commands */
 export const commands = {
 	boot: () => __TAURI_INVOKE<BootDto>("boot"),
+	/**  Model files opened from the desktop or named at the start, each told once; they are looked at as dropped ones are. */
+	takeOpenedFiles: () => __TAURI_INVOKE<string[]>("take_opened_files"),
 	/**  Starts an answer and returns; everything that happens comes over `on_event`, failures of the start too. */
 	sendMessage: (request: SendMessageDto, onEvent: Channel<ReplyEventDto>) => __TAURI_INVOKE<null>("send_message", { request, onEvent }),
 	/**  Stops an answer; what was written stays. A reply that has ended already is no error. */
@@ -111,8 +113,8 @@ export type ErrorDto = {
 	hint: string | null,
 };
 
-/**  Model files opened from the desktop, to be looked at as dropped ones are. */
-export type FilesOpened = string[];
+/**  Model files wait to be taken. */
+export type FilesOpened = null;
 
 export type FitDto = {
 	verdict: FitVerdictDto,

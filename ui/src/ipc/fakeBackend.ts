@@ -216,6 +216,9 @@ export class FakeBackend implements Backend {
     else this.#conversation(conversationId).draft = text
   }
 
+  async takeOpenedFiles(): Promise<string[]> {
+    return []
+  }
   async inspectFiles(paths: string[]): Promise<VerdictDto[]> {
     this.#note('inspectFiles', paths)
     await new Promise((resolve) => setTimeout(resolve, 30))

@@ -36,6 +36,7 @@ export class TauriBackend implements Backend {
   #replies = 0
 
   boot = commands.boot
+  takeOpenedFiles = commands.takeOpenedFiles
 
   sendMessage(request: SendMessage, onEvent: (event: ReplyEventDto) => void): Cancel {
     const replyId = `reply-${Date.now()}-${(this.#replies += 1)}`

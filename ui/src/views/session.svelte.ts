@@ -65,9 +65,15 @@ export class Session {
       backend.on('conversationsChanged', (conversations) => this.#took(conversations)),
       backend.on('settingsChanged', (settings) => (this.settings = settings)),
       backend.on('openSettings', () => (this.page = 'settings')),
-      backend.on('filesOpened', (paths) => this.drop.inspect(paths)),
+      backend.on('filesOpened', () => void this.#takeOpenedFiles()),
     ]
+    void this.#takeOpenedFiles()
     return () => stops.forEach((stop) => stop())
+  }
+
+  async #takeOpenedFiles() {
+    const paths = await this.backend.takeOpenedFiles()
+    if (paths.length > 0) this.drop.inspect(paths)
   }
 
   #took(conversations: ConversationSummaryDto[]) {

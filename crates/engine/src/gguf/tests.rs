@@ -63,6 +63,10 @@ fn a_stopped_download_is_told_with_its_size() {
         other => panic!("{other}"),
     }
     check_refused(&file[..cut], "the download stopped at 60 %; fetch it again");
+    for cut in 4..file.len() {
+        let error = parse(&file[..cut]).unwrap_err();
+        assert!(matches!(error, LoadError::Truncated { .. }), "cut at {cut}: {error}");
+    }
     check_refused(&file[..100], "inside its header");
 }
 
