@@ -120,15 +120,20 @@ export class DragSource {
     return source;
   }
 
-  /** Drags the file to a point of the screen and drops it there. */
+  /** Drags the file to a point of the screen and drops it there, where it must be taken. */
   async dragTo(to) {
+    assert.ok(await this.tryDrag(to), "the file was refused");
+  }
+
+  /** Drags the file to a point of the screen and drops it there; says whether it was taken. */
+  async tryDrag(to) {
     const from = [80, 30];
     mouse("mousemove", ...from, "mousedown", 1);
     // A drag begins after some pixels of movement and is told to the target with each motion, so it moves in steps.
     const at = (step) => from.map((start, axis) => Math.round(start + ((to[axis] - start) * step) / 20));
     for (let step = 1; step <= 20; step += 1) mouse("mousemove", ...at(step), "sleep", 0.03);
     mouse("mouseup", 1);
-    assert.equal(await this.#word(), "dropped");
+    return (await this.#word()) === "dropped";
   }
 
   click() {

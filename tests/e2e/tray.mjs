@@ -26,8 +26,13 @@ test("the icon's menu opens, switches offload and quits; closing only hides", as
     assert.deepEqual(size(panel), [400, 620]);
 
     const source = await DragSource.start(starter);
-    execFileSync("xdotool", ["windowactivate", "--sync", panel]);
-    await source.dragTo(middle(panel));
+    // Until its page is loaded the panel takes no drop, and then it gets out of the way as after any click elsewhere.
+    await until("the panel to take a drop", async () => {
+      if (windows().length === 0) await bar.choose("Open Tidegate");
+      await until("the panel", () => windows().length === 1);
+      execFileSync("xdotool", ["windowactivate", "--sync", panel]);
+      return source.tryDrag(middle(panel));
+    });
     await sleep(1_000);
     assert.deepEqual(windows(), [panel], "a drag from elsewhere reaches the panel, and what came of it is seen");
     source.click();

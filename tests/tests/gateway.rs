@@ -33,9 +33,9 @@ async fn our_own_client_finds_a_tidegate_and_streams_from_it() {
     assert_eq!(status.engine.as_deref(), Some("Tidegate"));
 
     let request = ChatRequest {
-        model: None,
         messages: vec![Message::new(Role::User, "hello")],
         sampling: SamplingParams { temperature: Some(0.0), max_tokens: Some(12), ..SamplingParams::default() },
+        ..ChatRequest::default()
     };
     let events: Vec<_> = client.chat("tiny", request).collect().await;
     let Some(Ok(ChatEvent::Finished(finish))) = events.last() else { panic!("{events:?}") };

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chat::{ChatEvent, ChatRequest};
-use engine::{GenerateError, LoadSpec};
+use engine::{GenerateError, LoadError, LoadSpec};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use nodes::{NodeError, NodeState};
-use routing::{Decision, Demand, LocalModel, OffloadMode, PlaceChoice, Reason, Target, decide};
+use routing::{Decision, Demand, LocalModel, OffloadMode, PlaceChoice, Reason, Target, decide, fit};
 use tokio::sync::mpsc;
 
 use crate::error::{AppError, ErrorCode, chain, sentence};
@@ -84,7 +84,7 @@ async fn run(app: &App, mut request: AnswerRequest, events: &mpsc::Sender<Answer
                     return send(events, AnswerEvent::Failed(error)).await;
                 };
                 let routed = Routed { decision: record, place_id: "here".to_owned(), model: model.id.clone() };
-                let spec = LoadSpec { path: model.path.clone(), context_len };
+                let spec = app.load_spec(&model, context_len);
                 let stream =
                     app.inner.engine.chat(spec, request.chat.clone()).map(|event| event.map_err(generate_error));
                 forward(app, routed, stream.boxed(), events).await
@@ -173,7 +173,7 @@ async fn forward(
     while let Some(event) = stream.next().await {
         let event = event.map_err(|error| (error, has_text))?;
         match &event {
-            ChatEvent::Text(_) | ChatEvent::Thinking(_) => {
+            ChatEvent::Text(_) | ChatEvent::Thinking(_) | ChatEvent::ToolCall { .. } => {
                 has_text = true;
                 speeds.piece(Instant::now());
             }
@@ -184,7 +184,7 @@ async fn forward(
                     app.save_speeds();
                 }
             }
-            ChatEvent::Progress(_) => {}
+            ChatEvent::Progress(_) | ChatEvent::Logprobs(_) => {}
         }
         let finished = matches!(event, ChatEvent::Finished(_));
         send(events, AnswerEvent::Chat(event)).await;
@@ -241,7 +241,7 @@ async fn route(
     if let Some(entry) = &entry
         && let Ok(header) = &entry.header
     {
-        let prompt_tokens = app.inner.engine.count_prompt_tokens(&entry.path, &request.chat.messages).await;
+        let prompt_tokens = app.inner.engine.count_prompt_tokens(&entry.path, &request.chat).await;
         demand.prompt_tokens =
             prompt_tokens.inspect_err(|error| tracing::warn!(error = chain(error), "prompt not counted")).ok();
         let needed = demand.prompt_tokens.unwrap_or(0)
@@ -253,6 +253,17 @@ async fn route(
 }
 
 impl App {
+    /// How the engine is to load a model, within the memory that is free now.
+    fn load_spec(&self, entry: &ModelEntry, context_len: usize) -> LoadSpec {
+        let model = entry.usable().map(|header| self.local_model(entry, header));
+        let available =
+            model.as_ref().and_then(|model| fit(model, &self.policy(), &self.judged_snapshot(), context_len).budget);
+        let cache_budget = available
+            .zip(model)
+            .map(|(available, model)| available.saturating_sub(model.weights).saturating_sub(model.scratch));
+        LoadSpec { path: entry.path.clone(), context_len, cache_budget, available }
+    }
+
     /// What routing needs to know of a model file, with what the engine holds of it now.
     pub(crate) fn local_model(&self, entry: &ModelEntry, header: &Arc<engine::ModelHeader>) -> LocalModel {
         let loaded = self.inner.engine.loaded();
@@ -265,7 +276,7 @@ impl App {
         LocalModel {
             weights: footprint.weights,
             kv_per_token: header.kv_bytes_per_token(),
-            scratch: footprint.scratch,
+            scratch: footprint.scratch.saturating_add(header.state_bytes()),
             trained_context: header.context_len,
             already_loaded: own,
             other_loaded: other,
@@ -287,11 +298,14 @@ fn refusal(decision: &Decision) -> AppError {
     }
 }
 
-fn generate_error(error: GenerateError) -> AppError {
+pub(crate) fn generate_error(error: GenerateError) -> AppError {
     tracing::warn!(error = chain(&error), "answer failed here");
     let code = match &error {
+        GenerateError::Load(LoadError::NotEnoughMemory { .. }) | GenerateError::ContextFull { .. } => {
+            ErrorCode::DoesNotFit
+        }
         GenerateError::Load(_) => ErrorCode::BadFile,
-        GenerateError::ContextFull { .. } => ErrorCode::DoesNotFit,
+        GenerateError::InvalidRequest(_) => ErrorCode::BadRequest,
         _ => ErrorCode::EngineFailed,
     };
     AppError::new(code, sentence(&error.to_string()))

@@ -48,6 +48,8 @@ impl App {
     /// `NotFound` where it is gone already.
     pub async fn delete_conversation(&self, id: ConversationId) -> Result<(), AppError> {
         self.with_store(move |store| store.delete(id)).await??;
+        // Which cache is this conversation's isn't known, and what somebody deletes must not stay in one.
+        self.inner.engine.forget_caches().await;
         self.publish_conversations().await;
         Ok(())
     }

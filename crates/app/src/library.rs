@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::ModelHeader;
+use engine::{Evaluator, ModelHeader, Perplexity, Unwritten};
 use notify::{RecursiveMode, Watcher};
 use routing::{Fit, fit};
 use tokio::sync::{mpsc, watch};
 
 use crate::App;
 use crate::error::{AppError, ErrorCode};
-use crate::model_list::{ModelEntry, ModelOrigin, scan};
+use crate::model_list::{ModelEntry, ModelOrigin, model_id, scan};
 use crate::node_list::same_model;
 use crate::verdict::{FileVerdict, ModelVerdict, contexts, inspect};
 
@@ -99,8 +99,8 @@ impl App {
                 });
             }
         };
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let entry = ModelEntry { id: stem, path, origin: ModelOrigin::Added, header: Ok(header.clone()) };
+        let path = header.path.clone();
+        let entry = ModelEntry { id: model_id(&path), path, origin: ModelOrigin::Added, header: Ok(header.clone()) };
         let (model, policy) = (self.local_model(&entry, &header), self.policy());
         let snapshot = &self.judged_snapshot();
         let fits = contexts(context_len.unwrap_or(self.settings().context_len), header.context_len)
@@ -123,24 +123,45 @@ impl App {
         }))
     }
 
+    /// How well a listed model predicts `text`, in windows of `window` tokens. Takes as long as reading it.
+    ///
+    /// # Errors
+    /// Where the model can't be loaded, or the text is shorter than a window.
+    pub async fn perplexity(&self, entry: &ModelEntry, text: String, window: usize) -> Result<Perplexity, AppError> {
+        let path = entry.path.clone();
+        let measured = tokio::task::spawn_blocking(move || {
+            Evaluator::open(&path, Unwritten::default())?.perplexity(&text, window)
+        });
+        let measured = measured.await.map_err(|error| AppError::internal("perplexity", &error))?;
+        measured.map_err(crate::answer::generate_error)
+    }
+
     /// Puts a file on the list and makes it the chosen model.
     ///
     /// # Errors
-    /// `BadFile` where it can't be used, `BadRequest` where the folder has another file of that name, `DiskFull` where
-    /// a copy doesn't fit.
+    /// `BadFile` where it can't be used, `BadRequest` where the folder has another file of that name or a model folder is
+    /// to be moved or copied, `DiskFull` where a copy doesn't fit.
     pub async fn add_model(&self, path: PathBuf, how: AddHow) -> Result<ModelEntry, AppError> {
-        if let FileVerdict::Refused(refusal) = self.inspect_file(path.clone(), None).await {
-            let error = AppError::new(ErrorCode::BadFile, refusal.sentence);
-            return Err(match refusal.hint {
-                Some(hint) => error.with_hint(hint),
-                None => error,
-            });
-        }
+        let header = match self.inspect_file(path, None).await {
+            FileVerdict::Model(verdict) => verdict.header,
+            FileVerdict::Refused(refusal) => {
+                let error = AppError::new(ErrorCode::BadFile, refusal.sentence);
+                return Err(match refusal.hint {
+                    Some(hint) => error.with_hint(hint),
+                    None => error,
+                });
+            }
+        };
         let placed = match how {
-            AddHow::Reference => path,
+            AddHow::Reference => header.path.clone(),
+            // What else lies in the folder isn't known, and links in it may lead elsewhere.
+            AddHow::Move | AddHow::Copy if header.path.is_dir() => {
+                return Err(AppError::new(ErrorCode::BadRequest, "A model folder stays where it is.")
+                    .with_hint("Add it where it lies, or put it into the models folder yourself."));
+            }
             AddHow::Move | AddHow::Copy => {
                 let folder = self.settings().models_folder;
-                tokio::task::spawn_blocking(move || place(&path, &folder, how))
+                tokio::task::spawn_blocking(move || place_all(&header.files, &folder, how))
                     .await
                     .map_err(|error| AppError::internal("adding the file", &error))??
             }
@@ -255,6 +276,27 @@ impl App {
             }
         })
     }
+}
+
+/// Moves or copies the files of a model into the folder, all or none; gives the path of the first there.
+fn place_all(files: &[PathBuf], folder: &Path, how: AddHow) -> Result<PathBuf, AppError> {
+    let targets: Vec<PathBuf> = files.iter().filter_map(|file| Some(folder.join(file.file_name()?))).collect();
+    let is_there: Vec<bool> = targets.iter().map(|target| target.exists()).collect();
+    for (i, file) in files.iter().enumerate() {
+        let Err(error) = place(file, folder, how) else { continue };
+        for ((file, target), was_there) in files.iter().zip(&targets).zip(is_there).take(i) {
+            let is_undone = match (how, file.parent()) {
+                _ if was_there => true,
+                (AddHow::Move, Some(origin)) => place(target, origin, how).is_ok(),
+                _ => fs::remove_file(target).is_ok(),
+            };
+            if !is_undone {
+                tracing::warn!(file = %target.display(), "a part stayed in the models folder");
+            }
+        }
+        return Err(error);
+    }
+    targets.into_iter().next().ok_or_else(|| AppError::new(ErrorCode::BadRequest, "The file has no name."))
 }
 
 /// Moves or copies a file into the folder under its own name, whole or not at all.

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use engine::{LoadError, ModelHeader, read_header};
+use engine::{LoadError, ModelHeader, PartName, is_model_folder, model_files, read_header};
 
 /// How deep folders are searched: publisher/model/file is three.
 const MAX_DEPTH: usize = 3;
-/// More files than this in a folder means that the folder isn't one of models.
-const MAX_FILES: usize = 2_000;
+/// More than these in a folder means that the folder isn't one of models.
+const MAX_MODELS: usize = 2_000;
 
 /// Where a listed model comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,12 +24,13 @@ pub enum ModelOrigin {
     Argument,
 }
 
-/// One listed model file.
+/// One listed model.
 #[derive(Clone, Debug)]
 pub struct ModelEntry {
-    /// The file's name without `.gguf`, made unique; what requests name.
+    /// The file's name without `.gguf` and without the number of a part, or the folder's, made unique; what requests
+    /// name.
     pub id: String,
-    /// The file.
+    /// The file, the first of the model's parts, or its folder.
     pub path: PathBuf,
     /// Where it comes from.
     pub origin: ModelOrigin,
@@ -49,38 +50,48 @@ impl ModelEntry {
     }
 }
 
-/// Headers that were read, by file, so that a rescan opens only what changed.
+/// Headers that were read, by path, so that a rescan opens only what changed.
 #[derive(Default)]
 pub(crate) struct HeaderCache(HashMap<PathBuf, KnownHeader>);
 
 struct KnownHeader {
-    len: u64,
-    modified: Option<SystemTime>,
+    versions: Vec<(u64, Option<SystemTime>)>,
     header: Result<Arc<ModelHeader>, String>,
 }
 
 impl HeaderCache {
     fn header(&mut self, path: &Path) -> Result<Arc<ModelHeader>, String> {
-        let (len, modified) = fs::metadata(path).map_or((0, None), |meta| (meta.len(), meta.modified().ok()));
+        let version = |file: &Path| fs::metadata(file).map(|meta| (meta.len(), meta.modified().ok())).ok();
+        let versions: Vec<_> = model_files(path).iter().map_while(|file| version(file)).collect();
         if let Some(known) = self.0.get(path)
-            && (known.len, known.modified) == (len, modified)
+            && known.versions == versions
         {
             return known.header.clone();
         }
         let header = usable_header(path).map(Arc::new).map_err(|error| crate::error::sentence(&error.to_string()));
-        self.0.insert(path.to_owned(), KnownHeader { len, modified, header: header.clone() });
+        self.0.insert(path.to_owned(), KnownHeader { versions, header: header.clone() });
         header
     }
 }
 
-/// The header of a file that the engine can run.
+/// The header of a model that the engine can run.
 pub(crate) fn usable_header(path: &Path) -> Result<ModelHeader, LoadError> {
     let header = read_header(path)?;
     header.check_supported()?;
     Ok(header)
 }
 
-/// Reads folders and files into the list, sorted by id. A path that is found twice is listed once.
+/// The id of a model: the name of its file without what a part's name ends in, or that of its folder.
+pub(crate) fn model_id(path: &Path) -> String {
+    if let Some(name) = path.file_name().filter(|_| path.is_dir()) {
+        return name.to_string_lossy().into_owned();
+    }
+    let stem = || path.file_stem().map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned());
+    PartName::parse(path).map_or_else(stem, |name| name.model)
+}
+
+/// Reads folders and files into the list, sorted by id. A path that is found twice is listed once, and so is a model in
+/// several files.
 pub(crate) fn scan(
     folders: &[PathBuf],
     arguments: &[PathBuf],
@@ -90,15 +101,17 @@ pub(crate) fn scan(
     let mut seen = BTreeSet::new();
     let mut found: Vec<(PathBuf, ModelOrigin)> = Vec::new();
     let mut take = |path: PathBuf, origin| {
-        if seen.insert(fs::canonicalize(&path).unwrap_or_else(|_| path.clone())) {
-            found.push((path, origin));
+        let first = PartName::parse(&path).map_or_else(|| path.clone(), |name| name.first());
+        if seen.insert(fs::canonicalize(&first).unwrap_or_else(|_| first.clone())) {
+            // Where the first part is missing, another one says so.
+            found.push((if first.exists() { first } else { path }, origin));
         }
     };
     arguments.iter().for_each(|path| take(path.clone(), ModelOrigin::Argument));
     for folder in folders {
-        let mut files = Vec::new();
-        gguf_files(folder, MAX_DEPTH, &mut files);
-        files.into_iter().for_each(|path| take(path, ModelOrigin::Folder));
+        let mut models = Vec::new();
+        find_models(folder, MAX_DEPTH, &mut models);
+        models.into_iter().for_each(|path| take(path, ModelOrigin::Folder));
     }
     added.iter().for_each(|path| take(path.clone(), ModelOrigin::Added));
 
@@ -106,7 +119,7 @@ pub(crate) fn scan(
     let mut entries: Vec<ModelEntry> = found
         .into_iter()
         .map(|(path, origin)| {
-            let stem = path.file_stem().map_or_else(|| "model".to_owned(), |s| s.to_string_lossy().into_owned());
+            let stem = model_id(&path);
             let count = ids.entry(stem.clone()).and_modify(|n| *n += 1).or_insert(1);
             let id = if *count == 1 { stem } else { format!("{stem}-{count}") };
             let header = cache.header(&path);
@@ -118,20 +131,24 @@ pub(crate) fn scan(
     entries
 }
 
-fn gguf_files(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) {
+/// GGUF files, and folders as models are published in.
+fn find_models(folder: &Path, depth: usize, models: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let path = entry.path();
         let hidden = entry.file_name().to_string_lossy().starts_with('.');
-        if hidden || files.len() >= MAX_FILES {
+        if hidden || models.len() >= MAX_MODELS {
             continue;
         }
         if path.is_dir() {
+            if is_model_folder(&path) {
+                models.push(path.clone());
+            }
             if depth > 1 {
-                gguf_files(&path, depth - 1, files);
+                find_models(&path, depth - 1, models);
             }
         } else if path.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("gguf")) {
-            files.push(path);
+            models.push(path);
         }
     }
 }

@@ -98,6 +98,7 @@ impl App {
             model: message.model,
             messages: prompt(&conversation, &settings.system_prompt),
             sampling: SamplingParams { temperature: settings.temperature, ..SamplingParams::default() },
+            ..ChatRequest::default()
         };
         let request = AnswerRequest { chat, place: message.place, stays_local: conversation.stays_local };
         let (events, stream) = mpsc::channel(64);
@@ -228,6 +229,12 @@ impl Writing {
                     self.tell(ReplyEvent::Text(text)).await;
                     self.save_now_and_then().await;
                 }
+                Some(AnswerEvent::Chat(ChatEvent::ToolCall { call, .. })) => {
+                    // No tool was offered. A node's model that calls one all the same is shown, not obeyed.
+                    let text = format!("{}({})", call.name, call.arguments.expose());
+                    self.pending.text.push_str(&text);
+                    self.tell(ReplyEvent::Text(text)).await;
+                }
                 Some(AnswerEvent::Chat(ChatEvent::Thinking(text))) => {
                     self.pending.thinking.push_str(&text);
                     self.tell(ReplyEvent::Thinking(text)).await;
@@ -240,6 +247,8 @@ impl Writing {
                     };
                     return self.end(state, Some(finish), None).await;
                 }
+                // Only callers of the HTTP server ask for them.
+                Some(AnswerEvent::Chat(ChatEvent::Logprobs(_))) => {}
                 Some(AnswerEvent::Failed(error)) => {
                     let state = MessageState::Failed { sentence: error.to_string() };
                     return self.end(state, None, Some(error)).await;

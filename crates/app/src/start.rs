@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::{EngineConfig, EngineHandle};
+use engine::{EngineConfig, EngineHandle, Unloaded, Wiring};
 use nodes::NodeAddress;
 use notify::RecommendedWatcher;
-use routing::{OffloadMode, Policy};
+use routing::{OffloadMode, Policy, may_wire};
 use store::{ConversationSummary, Secrets, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -19,10 +19,12 @@ use crate::model_list::{HeaderCache, ModelEntry};
 use crate::node_list::NodeList;
 use crate::settings::Settings;
 use crate::speeds::Speeds;
-use crate::vitals_watch::VitalsWatch;
+use crate::vitals_watch::{Vitals, VitalsWatch};
 
 /// A model that nobody asked anything for this long gives its memory back.
 const IDLE_UNLOAD: Duration = Duration::from_secs(600);
+/// Weights are held in RAM this much longer than an answer: a next question often follows the reading of a short one.
+const RELEASE_WEIGHTS: Duration = Duration::from_secs(10);
 /// Nodes are asked how they are this often while somebody looks, and ten times less often otherwise.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// How long the parts of a shutdown may take.
@@ -31,7 +33,7 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
 /// How to start.
 #[derive(Clone, Debug, Default)]
 pub struct AppConfig {
-    /// Where chats, settings and keys are kept.
+    /// Where chats, settings and keys are kept, and the caches of models that were unloaded.
     pub data_dir: PathBuf,
     /// Folders of models beside the one of the settings.
     pub models_dirs: Vec<PathBuf>,
@@ -139,17 +141,22 @@ impl App {
         })?;
         let conversations = store.conversations().map_err(failed)?;
 
-        let engine = EngineHandle::start(EngineConfig { idle_unload: Some(IDLE_UNLOAD), ..EngineConfig::default() });
+        // The readings include what the engine does, so they start after it.
+        let readings: Arc<OnceLock<watch::Receiver<Arc<Vitals>>>> = Arc::default();
+        let engine = EngineHandle::start(engine_config(&config.data_dir, readings.clone()));
         let vitals = {
-            let (engine, speeds) = (engine.clone(), speeds.clone());
+            let (engine, unloads, speeds) = (engine.clone(), engine.watch_unloads(), speeds.clone());
             Arc::new(VitalsWatch::start(Box::new(move |vitals| {
                 if let Some(loaded) = engine.loaded() {
                     vitals.weights = loaded.footprint.weights;
                     vitals.kv_cache = loaded.footprint.kv_cache;
                 }
+                vitals.given_back = unloads.borrow().as_ref().and_then(|unloaded| unloaded.given_back);
                 (vitals.decode_tokens_per_sec, vitals.baseline_tokens_per_sec) = speeds.live(Instant::now());
             })))
         };
+        // Nobody else sets it.
+        let _ = readings.set(vitals.subscribe());
         let app = Self {
             inner: Arc::new(Inner {
                 config,
@@ -173,6 +180,8 @@ impl App {
         };
         app.rescan_models().await;
         app.watch_folders();
+        let unloads = app.inner.engine.watch_unloads();
+        app.inner.background.track(tokio::spawn(log_unloads(unloads)));
         let probing = app.clone();
         app.inner.background.track(tokio::spawn(async move { probing.probe_now_and_then().await }));
         Ok(app)
@@ -206,12 +215,12 @@ impl App {
     }
 
     /// The newest reading and every one that follows.
-    pub fn watch_vitals(&self) -> watch::Receiver<Arc<crate::Vitals>> {
+    pub fn watch_vitals(&self) -> watch::Receiver<Arc<Vitals>> {
         self.inner.vitals.subscribe()
     }
 
     /// Readings of the last hour, oldest first, at most one a second.
-    pub fn vitals_history(&self) -> Vec<Arc<crate::Vitals>> {
+    pub fn vitals_history(&self) -> Vec<Arc<Vitals>> {
         self.inner.vitals.history()
     }
 
@@ -288,6 +297,29 @@ impl App {
                 skipped += 1;
             }
             tokio::time::sleep(PROBE_EVERY).await;
+        }
+    }
+}
+
+fn engine_config(data_dir: &Path, readings: Arc<OnceLock<watch::Receiver<Arc<Vitals>>>>) -> EngineConfig {
+    let budget = move |wired| {
+        let latest = readings.get().map(|readings| readings.borrow().clone());
+        latest.map_or(chat::Bytes::ZERO, |latest| may_wire(&latest.snapshot, wired))
+    };
+    EngineConfig {
+        idle_unload: Some(IDLE_UNLOAD),
+        cache_dir: Some(data_dir.join("caches")),
+        wiring: Some(Wiring { budget: Arc::new(budget), release_after: RELEASE_WEIGHTS }),
+        own_footprint: || vitals::Sampler::new().sample().own.map(|own| own.footprint),
+        ..EngineConfig::default()
+    }
+}
+
+async fn log_unloads(mut unloads: watch::Receiver<Option<Unloaded>>) {
+    while unloads.changed().await.is_ok() {
+        if let Some(Unloaded { path, given_back }) = &*unloads.borrow_and_update() {
+            let given_back = given_back.map_or_else(|| "an unknown amount".to_owned(), |bytes| bytes.to_string());
+            tracing::info!(model = %path.display(), given_back, "model unloaded");
         }
     }
 }

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::{LoadError, ModelHeader, read_header};
+use engine::{LoadError, ModelHeader};
 use routing::Fit;
 
 use crate::error::sentence;
+use crate::model_list::usable_header;
 
 /// What was found out about a dropped file.
 #[derive(Clone, Debug)]
@@ -72,11 +73,7 @@ pub(crate) fn inspect(path: &Path) -> Result<ModelHeader, Refusal> {
         Err(error) => return unreadable(path, &name, &error),
     };
     if meta.is_dir() {
-        return refuse(
-            "This is a folder",
-            format!("“{name}” is a folder, and Tidegate loads one GGUF file at a time."),
-            Some("Drop the .gguf file inside it, or choose the folder as the models folder in Settings."),
-        );
+        return usable(path);
     }
     if !meta.is_file() {
         return refuse("Not a file", format!("“{name}” is a device or a pipe, not a file."), None);
@@ -96,13 +93,20 @@ pub(crate) fn inspect(path: &Path) -> Result<ModelHeader, Refusal> {
     if &magic != b"GGUF" {
         return not_gguf(path, &name, magic);
     }
+    usable(path)
+}
+
+/// The header of a model that the engine can run.
+fn usable(path: &Path) -> Result<ModelHeader, Refusal> {
     let started = Instant::now();
-    let header = read_header(path);
+    let header = usable_header(path);
     tracing::debug!(elapsed_ms = started.elapsed().as_millis() as u64, "header read");
-    match header.and_then(|header| header.check_supported().map(|()| header)) {
-        Ok(header) => Ok(header),
-        Err(error) => refuse(title_of(&error), sentence(&error.to_string()), hint_of(&error)),
-    }
+    header.map_err(|error| Refusal {
+        path: path.to_owned(),
+        title: title_of(&error).to_owned(),
+        sentence: sentence(&error.to_string()),
+        hint: hint_of(&error).map(str::to_owned),
+    })
 }
 
 fn unreadable(path: &Path, name: &str, error: &std::io::Error) -> Result<ModelHeader, Refusal> {
@@ -126,8 +130,8 @@ fn not_gguf(path: &Path, name: &str, magic: [u8; 4]) -> Result<ModelHeader, Refu
     let extension = path.extension().map(|ext| ext.to_string_lossy().to_lowercase()).unwrap_or_default();
     let (sentence, hint) = match (extension.as_str(), &magic) {
         ("safetensors", _) => (
-            format!("“{name}” is a safetensors file; Tidegate loads GGUF files for now."),
-            "The same model usually exists as GGUF: look for its name followed by “GGUF”.",
+            format!("“{name}” is a safetensors file: the weights of a model without the rest of it."),
+            "Drop the whole folder that it came in, with config.json and the tokenizer.",
         ),
         (_, [b'P', b'K', ..]) => {
             (format!("“{name}” is a zip archive."), "If a model is inside, unpack it and drop the .gguf file.")
@@ -152,7 +156,13 @@ fn not_gguf(path: &Path, name: &str, magic: [u8; 4]) -> Result<ModelHeader, Refu
 
 fn title_of(error: &LoadError) -> &'static str {
     match error {
+        LoadError::Part { cause, .. } => title_of(cause),
+        LoadError::NotModelFolder(_) => "This is a folder",
+        LoadError::NeedsGguf(_) => "This form of the model isn't supported",
+        LoadError::BadFile { .. } => "A file of the model can't be used",
         LoadError::Truncated { .. } => "The file is incomplete",
+        LoadError::MissingPart { .. } => "A part is missing",
+        LoadError::WrongPart { .. } => "The parts don't belong together",
         LoadError::UnsupportedArchitecture(_) => "This family isn't supported yet",
         LoadError::UnsupportedTensorType { .. } => "This quantization isn't supported yet",
         LoadError::UnsupportedVersion(_) | LoadError::BigEndian => "This GGUF version isn't supported",
@@ -162,7 +172,14 @@ fn title_of(error: &LoadError) -> &'static str {
 
 fn hint_of(error: &LoadError) -> Option<&'static str> {
     match error {
+        LoadError::Part { cause, .. } => hint_of(cause),
+        LoadError::NotModelFolder(_) => {
+            Some("Drop a .gguf file inside it, or choose the folder as the models folder in Settings.")
+        }
+        LoadError::NeedsGguf(_) => Some("The same model usually exists as GGUF: look for its name followed by “GGUF”."),
         LoadError::Truncated { .. } => Some("Fetch it again; most download tools can resume."),
+        LoadError::MissingPart { .. } => Some("Fetch the missing file into the same folder."),
+        LoadError::WrongPart { .. } => Some("Fetch all parts again, from one place and under their own names."),
         LoadError::UnsupportedTensorType { .. } => Some("A Q4_K_M or Q8_0 file of the same model works."),
         LoadError::UnsupportedArchitecture(_) => {
             Some("A node that runs it (llama.cpp, Ollama, LM Studio) can answer with it.")
@@ -205,7 +222,9 @@ mod tests {
     #[test]
     fn a_folder_and_a_missing_file_are_refused_with_a_hint() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(inspect(folder.path()).unwrap_err().title, "This is a folder");
+        let refusal = inspect(folder.path()).unwrap_err();
+        assert_eq!(refusal.title, "This is a folder");
+        assert_eq!(refusal.sentence, "Not a model folder: it has no `config.json`.");
         assert_eq!(inspect(&folder.path().join("none.gguf")).unwrap_err().title, "The file is gone");
     }
 }

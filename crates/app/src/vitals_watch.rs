@@ -24,6 +24,8 @@ pub struct Vitals {
     pub weights: Bytes,
     /// Cache that the engine holds.
     pub kv_cache: Bytes,
+    /// What the last unload gave back, as measured; `None` before the first, or where it couldn't be.
+    pub given_back: Option<Bytes>,
     /// Speed of the answer that is being written, here or on a node; `None` while none is.
     pub decode_tokens_per_sec: Option<f64>,
     /// What this model usually reaches at that place.

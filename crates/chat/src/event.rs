@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::Bytes;
+use crate::{Bytes, ToolCall};
 
 /// What a backend says while it answers. A stream is any number of `Progress` and text, then one `Finished`; a stream
 /// that ends without `Finished` was cut off.
@@ -12,6 +12,15 @@ pub enum ChatEvent {
     Text(String),
     /// Text of the model's thinking, to be appended.
     Thinking(String),
+    /// The model asks for a call; whole, never a part of one.
+    ToolCall {
+        /// Counts the calls of one answer, from 0.
+        index: usize,
+        /// The call.
+        call: ToolCall,
+    },
+    /// How probable the tokens were that the next `Text` or `Thinking` is made of, where the request asks for it.
+    Logprobs(Vec<TokenLogprob>),
     /// The answer is whole.
     Finished(Finish),
 }
@@ -38,6 +47,25 @@ pub enum Progress {
         /// Tokens of the prompt.
         total: usize,
     },
+}
+
+/// One token of an answer, as probable as the model itself took it to be: before penalties, cuts, temperature and
+/// constraints.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// The token that was drawn.
+    pub drawn: ScoredToken,
+    /// The most probable tokens in its place, the best first; the drawn one is not always among them.
+    pub top: Vec<ScoredToken>,
+}
+
+/// A token and the natural logarithm of its probability.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoredToken {
+    /// What it stands for; not always whole UTF-8. Of a control token, its name.
+    pub bytes: Vec<u8>,
+    /// Never above 0, up to rounding.
+    pub logprob: f32,
 }
 
 /// Why an answer ended.

@@ -11,6 +11,6 @@ mod redacted;
 mod request;
 
 pub use bytes::Bytes;
-pub use event::{ChatEvent, Finish, FinishReason, Progress, Timings, Usage};
+pub use event::{ChatEvent, Finish, FinishReason, Progress, ScoredToken, Timings, TokenLogprob, Usage};
 pub use redacted::Redacted;
-pub use request::{ChatRequest, Message, Role, SamplingParams};
+pub use request::{ChatRequest, Message, OutputConstraint, ReasoningEffort, Role, SamplingParams, Tool, ToolCall};

@@ -43,12 +43,85 @@ pub struct Message {
     pub role: Role,
     /// What was written; never logged.
     pub text: Redacted<String>,
+    /// What the model thought before it wrote this.
+    pub reasoning: Option<Redacted<String>>,
+    /// The calls that the model made in this turn, in order.
+    pub tool_calls: Vec<ToolCall>,
+    /// The call whose result this is.
+    pub tool_call_id: Option<String>,
+    /// The name of the tool whose result this is.
+    pub name: Option<String>,
 }
 
 impl Message {
-    /// A message of `role` that says `text`.
+    /// A message of `role` that says `text` and nothing else.
     pub fn new(role: Role, text: impl Into<String>) -> Self {
-        Self { role, text: Redacted(text.into()) }
+        Self {
+            role,
+            text: Redacted(text.into()),
+            reasoning: None,
+            tool_calls: Vec::new(),
+            tool_call_id: None,
+            name: None,
+        }
+    }
+}
+
+/// A tool that the model may ask to be called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// What it does, in words for the model; empty where nobody wrote them.
+    pub description: String,
+    /// The JSON schema of its arguments, as JSON text; empty where it takes none.
+    pub parameters: String,
+}
+
+/// A call that the model asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ToolCall {
+    /// Ties the result to the call.
+    pub id: String,
+    /// The tool.
+    pub name: String,
+    /// Its arguments, as the text of a JSON object; a model may have written something else. Never logged.
+    pub arguments: Redacted<String>,
+}
+
+/// How much a model is to think before it answers, where it can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReasoningEffort {
+    /// Not at all.
+    Off,
+    /// A little.
+    Low,
+    /// As it usually does.
+    Medium,
+    /// Long.
+    High,
+}
+
+impl ReasoningEffort {
+    /// The name that chat templates and OpenAI's dialect use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "none",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+
+    /// The effort of that name; OpenAI has names for one step less and one more, which are taken for the nearest.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "none" => Some(Self::Off),
+            "minimal" | "low" => Some(Self::Low),
+            "medium" => Some(Self::Medium),
+            "high" | "xhigh" | "max" => Some(Self::High),
+            _ => None,
+        }
     }
 }
 
@@ -75,6 +148,27 @@ pub struct SamplingParams {
     pub max_tokens: Option<usize>,
     /// Text that ends the answer and is not part of it.
     pub stop: Vec<String>,
+    /// Added to the logits of these tokens before anything else; −∞ forbids one. Of tokens the model doesn't have,
+    /// nothing is said.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Tell the probability of each token, and of so many of the most probable ones beside it; at most 20. Default:
+    /// nothing is told.
+    pub top_logprobs: Option<usize>,
+    /// The form that the answer must have. Default: any.
+    pub constraint: Option<OutputConstraint>,
+}
+
+/// A form that an answer must have. Every answer that ends by itself has it; one that `max_tokens` cuts off is the
+/// beginning of one that has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutputConstraint {
+    /// A JSON object, whatever is in it.
+    Json,
+    /// JSON that this JSON Schema allows.
+    JsonSchema(String),
+    /// Text that this grammar allows, in llguidance's variant of Lark; `start: /[0-9]+/` is how it takes a regular
+    /// expression.
+    Grammar(String),
 }
 
 /// One answer that is asked for: the conversation so far and how to continue it.
@@ -82,8 +176,12 @@ pub struct SamplingParams {
 pub struct ChatRequest {
     /// The model's id as `models` lists it; `None` is the one that is chosen in the app.
     pub model: Option<String>,
-    /// The conversation, oldest first.
+    /// The conversation, oldest first. Where the last message is the assistant's, the answer continues it.
     pub messages: Vec<Message>,
+    /// What the model may call.
+    pub tools: Vec<Tool>,
+    /// How much it is to think; `None` leaves it to the model.
+    pub reasoning_effort: Option<ReasoningEffort>,
     /// How tokens are drawn.
     pub sampling: SamplingParams,
 }

@@ -40,10 +40,10 @@ pub(crate) enum Command {
 /// Where models, nodes and chats come from.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Setup {
-    /// A GGUF file to use; may be given several times, the first is the chosen one.
+    /// A GGUF file or a model folder to use; may be given several times, the first is the chosen one.
     #[arg(long = "model", value_name = "FILE")]
     pub(crate) models: Vec<PathBuf>,
-    /// A folder of GGUF files to list beside the user's own; may be given several times.
+    /// A folder of models to list beside the user's own; may be given several times.
     #[arg(long = "models", value_name = "DIR", env = "TIDEGATE_MODELS_DIR")]
     pub(crate) models_dirs: Vec<PathBuf>,
     /// A node for this run: the address of an OpenAI-compatible server; may be given several times.
@@ -121,7 +121,7 @@ pub(crate) struct VitalsArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct FitArgs {
-    /// The GGUF file.
+    /// The GGUF file or the model folder.
     pub(crate) file: PathBuf,
     /// Context to judge, in tokens; otherwise that of the settings.
     #[arg(long, value_name = "TOKENS")]
@@ -144,6 +144,12 @@ pub(crate) struct BenchArgs {
     /// The most tokens of each answer.
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(crate) tokens: usize,
+    /// Measure perplexity on this text instead of speed, as llama-perplexity does.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) perplexity: Option<PathBuf>,
+    /// Tokens of one window of the text.
+    #[arg(long, value_name = "N", default_value_t = 512, requires = "perplexity")]
+    pub(crate) window: usize,
 }
 
 /// The folder given, or the usual one.
@@ -155,7 +161,7 @@ impl Setup {
     /// The configuration these arguments ask for.
     pub(crate) fn config(self) -> anyhow::Result<AppConfig> {
         for file in &self.models {
-            if !file.is_file() {
+            if !file.exists() {
                 bail!("there is no file {}", file.display());
             }
         }

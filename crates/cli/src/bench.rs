@@ -1,11 +1,12 @@
 //! `tidegate bench`: how fast a model answers on this machine, with all that the figures depend on.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use app::App;
 use app::chat::{Bytes, ChatEvent, ChatRequest, Finish, Message, Role, SamplingParams};
 use app::vitals::{Snapshot, machine};
+use app::{App, Perplexity};
 use futures::StreamExt;
 
 use crate::args::BenchArgs;
@@ -19,9 +20,22 @@ const REPEATS: usize = 8;
 
 pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let app = App::start(args.setup.config()?).await?;
-    let outcome = measure(&app, args.runs.max(1), args.tokens).await;
+    let outcome = match args.perplexity {
+        Some(text) => perplexity(&app, &text, args.window).await,
+        None => measure(&app, args.runs.max(1), args.tokens).await,
+    };
     app.shutdown().await;
     outcome.map(|()| ExitCode::SUCCESS)
+}
+
+async fn perplexity(app: &App, text: &Path, window: usize) -> anyhow::Result<()> {
+    let model = app.model_for(None).context("there is no model: name one with --model FILE")?;
+    let text = std::fs::read_to_string(text).with_context(|| format!("cannot read {}", text.display()))?;
+    let Perplexity { value, tokens } = app.perplexity(&model, text, window).await?;
+    println!("computes    {}", app::device_name());
+    println!("model       {}", model.id);
+    println!("perplexity  {value:.4} over {tokens} tokens, in windows of {window}");
+    Ok(())
 }
 
 async fn measure(app: &App, runs: usize, tokens: usize) -> anyhow::Result<()> {
@@ -65,9 +79,9 @@ async fn answer(app: &App, run: usize, tokens: usize) -> anyhow::Result<Finish> 
     // A number at the very start keeps the cache of one run from helping the next.
     let prompt = format!("{run}. {}\nContinue this text.", PARAGRAPH.repeat(REPEATS));
     let request = ChatRequest {
-        model: None,
         messages: vec![Message::new(Role::System, format!("Run {run}.")), Message::new(Role::User, prompt)],
         sampling: SamplingParams { temperature: Some(0.0), max_tokens: Some(tokens), ..SamplingParams::default() },
+        ..ChatRequest::default()
     };
     let mut events = app.complete(request, Some(app::PlaceChoice::Here)).await?.into_events();
     while let Some(event) = events.next().await {

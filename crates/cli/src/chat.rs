@@ -34,7 +34,7 @@ async fn answer_once(
 ) -> anyhow::Result<()> {
     let mut messages: Vec<Message> = system.map(|text| Message::new(Role::System, text)).into_iter().collect();
     messages.push(Message::new(Role::User, prompt));
-    let completion = app.complete(ChatRequest { model: None, messages, sampling }, None).await?;
+    let completion = app.complete(ChatRequest { messages, sampling, ..ChatRequest::default() }, None).await?;
     let (decision, model) = (completion.decision.clone(), completion.model.clone());
     let mut events = completion.into_events();
     let (mut text, mut out) = (String::new(), std::io::stdout());
@@ -42,7 +42,8 @@ async fn answer_once(
     while let Some(event) = events.next().await {
         match event? {
             ChatEvent::Progress(step) => progress.show(step),
-            ChatEvent::Thinking(_) => {}
+            // It was offered no tool.
+            ChatEvent::Thinking(_) | ChatEvent::ToolCall { .. } | ChatEvent::Logprobs(_) => {}
             ChatEvent::Text(piece) => {
                 progress.clear();
                 if as_json {

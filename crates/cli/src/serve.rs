@@ -30,6 +30,8 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     let address = listener.local_addr().context("cannot tell the port")?;
     let style = style::stderr();
+    // Listened for before anybody is told where to ask.
+    let stop = stop_signal()?;
     // Scripts read the address from this line.
     eprintln!("listening on {}", style.strong(&format!("http://{address}")));
     for model in app.models().iter() {
@@ -41,23 +43,20 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     for node in app.nodes() {
         eprintln!("{}", style.muted(&format!("  node {} at {}", node.name, node.url)));
     }
-    let served = gateway::serve(listener, app.clone(), key, stop_signal()).await;
+    let served = gateway::serve(listener, app.clone(), key, stop).await;
     app.shutdown().await;
     served.context("the server stopped")?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn stop_signal() {
-    let interrupted = tokio::signal::ctrl_c();
-    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        Ok(mut terminated) => {
-            tokio::select! {
-                _ = interrupted => {}
-                _ = terminated.recv() => {}
-            }
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).context("signals cannot be listened to");
+    let (mut interrupted, mut terminated) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            _ = terminated.recv() => {}
         }
-        Err(_) => {
-            let _ = interrupted.await;
-        }
-    }
+    })
 }

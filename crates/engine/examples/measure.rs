@@ -29,8 +29,9 @@ async fn main() -> Result<()> {
     );
     let engine = EngineHandle::start(EngineConfig::default());
     println!("before the tokenizer: {}", memory());
-    engine.count_prompt_tokens(&path, &[Message::new(Role::User, "Hi")]).await?;
+    engine.count_prompt_tokens(&path, &ask("Hi", SamplingParams::default())).await?;
     println!("with the tokenizer: {}", memory());
+    let spec = LoadSpec { path: path.clone(), context_len: 4096, cache_budget: None, available: None };
     let long = "The tide comes in and the tide goes out, and the gate lets the water pass. ".repeat(repeats);
     for (name, text, max_tokens) in [
         ("cold", "What is 7 times 8?".to_owned(), 16),
@@ -39,8 +40,7 @@ async fn main() -> Result<()> {
     ] {
         let sampling =
             SamplingParams { temperature: Some(0.0), max_tokens: Some(max_tokens), ..SamplingParams::default() };
-        let request = ChatRequest { messages: vec![Message::new(Role::User, text)], sampling, model: None };
-        let mut stream = engine.chat(LoadSpec { path: path.clone(), context_len: 4096 }, request);
+        let mut stream = engine.chat(spec.clone(), ask(&text, sampling));
         while let Some(event) = stream.next().await {
             if let ChatEvent::Finished(finish) = event? {
                 println!("{name}: {:?} {:?} {:?}", finish.reason, finish.usage, finish.timings);
@@ -52,6 +52,10 @@ async fn main() -> Result<()> {
     println!("unloaded: {}", memory());
     engine.shutdown().await;
     Ok(())
+}
+
+fn ask(text: &str, sampling: SamplingParams) -> ChatRequest {
+    ChatRequest { messages: vec![Message::new(Role::User, text)], sampling, ..ChatRequest::default() }
 }
 
 /// Peak and present memory, where the system tells it in a file.

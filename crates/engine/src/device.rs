@@ -5,8 +5,12 @@ use std::sync::OnceLock;
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device};
 
+use crate::gguf::{Packing, TensorInfo};
+
+const IS_FOR_GPU: bool = cfg!(any(feature = "metal", feature = "cuda"));
+
 /// Bytes of one stored key or value: f32 where the CPU computes, f16 on a GPU.
-pub(crate) const KV_VALUE_BYTES: u64 = if cfg!(any(feature = "metal", feature = "cuda")) { 2 } else { 4 };
+pub(crate) const KV_VALUE_BYTES: u64 = if IS_FOR_GPU { 2 } else { 4 };
 
 /// The type of stored keys and values on `device`.
 pub(crate) const fn kv_dtype(device: &Device) -> DType {
@@ -14,6 +18,16 @@ pub(crate) const fn kv_dtype(device: &Device) -> DType {
         Device::Cpu => DType::F32,
         Device::Cuda(_) | Device::Metal(_) => DType::F16,
     }
+}
+
+/// How the caches on `device` are made, so that one that was made in another way is told from them.
+pub(crate) fn cache_format(device: &Device) -> String {
+    let kind = match device {
+        Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
+        Device::Metal(_) => "metal",
+    };
+    format!("{} {kind} {}", env!("CARGO_PKG_VERSION"), kv_dtype(device).as_str())
 }
 
 /// The device that this build computes on: the GPU it was built for where there is one, else the CPU. Opened once.
@@ -56,7 +70,41 @@ pub fn computes_on_gpu() -> bool {
     !matches!(open(), Device::Cpu)
 }
 
-/// Bytes of the second, faster layout in which the device keeps a matrix of `rows` × `columns`.
-pub(crate) fn repacked_bytes(dtype: GgmlDType, rows: usize, columns: usize) -> u64 {
-    if cfg!(any(feature = "metal", feature = "cuda")) { 0 } else { kernels::cpu::repacked_bytes(dtype, rows, columns) }
+/// Bytes of the second, faster layout in which the CPU keeps a matrix of `rows` × `columns`.
+pub(crate) fn repacked_bytes(packing: Packing, rows: usize, columns: usize) -> u64 {
+    match packing {
+        Packing::Candle(dtype) if !IS_FOR_GPU => kernels::cpu::repacked_bytes(dtype, rows, columns),
+        _ => 0,
+    }
+}
+
+/// Bytes that a matrix of `rows` × `columns` takes on a GPU beyond those in the file: blocks that candle lacks are
+/// unpacked to f16 there.
+pub(crate) fn unpacked_bytes(packing: Packing, rows: usize, columns: usize) -> u64 {
+    match packing {
+        Packing::Ours(packed_type) if IS_FOR_GPU => {
+            let blocks = rows as u64 * (columns / packed_type.block_len()) as u64;
+            blocks * (2 * packed_type.block_len() - packed_type.block_bytes()) as u64
+        }
+        _ => 0,
+    }
+}
+
+/// Whether it is one of the matrices that latent attention takes into queries and output.
+fn is_latent(name: &str) -> bool {
+    name.ends_with(".attn_k_b.weight") || name.ends_with(".attn_v_b.weight")
+}
+
+/// Bytes of the copy that the CPU computes with where it doesn't with the file's: plain weights are candle's own, vectors
+/// and the matrices of latent attention are unpacked to f32, and tables of whole numbers become indices.
+pub(crate) fn unpacked_copy_bytes(name: &str, tensor: &TensorInfo) -> u64 {
+    let values = tensor.shape.iter().map(|dimension| *dimension as u64).product::<u64>();
+    let is_table = matches!(name, "token_embd.weight" | "per_layer_token_embd.weight");
+    match tensor.tensor_type.packing() {
+        _ if IS_FOR_GPU || is_table => 0,
+        None => values.saturating_mul(size_of::<usize>() as u64),
+        Some(Packing::Candle(GgmlDType::F32)) => values.saturating_mul(4),
+        Some(_) if tensor.shape.len() == 1 || is_latent(name) => values.saturating_mul(4),
+        Some(_) => 0,
+    }
 }

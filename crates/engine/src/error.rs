@@ -42,6 +42,46 @@ pub enum LoadError {
         /// What is wrong with it.
         what: String,
     },
+    /// A part of a model in several files isn't there.
+    #[error("part {part} of {count} is missing: `{file}` is not beside the others")]
+    MissingPart {
+        /// The name it should have.
+        file: String,
+        /// From 1.
+        part: u64,
+        /// How many there should be.
+        count: u64,
+    },
+    /// Files that are named as parts of one model don't belong together.
+    #[error("`{file}` doesn't fit the other parts of the model: {what}")]
+    WrongPart {
+        /// Its name.
+        file: String,
+        /// How that shows.
+        what: String,
+    },
+    /// Another part than the one that was asked for cannot be used.
+    #[error("`{file}`: {cause}")]
+    Part {
+        /// Its name.
+        file: String,
+        /// Why not.
+        cause: Box<LoadError>,
+    },
+    /// A folder without what a published model consists of.
+    #[error("not a model folder: it has no {0}")]
+    NotModelFolder(String),
+    /// A published model in a form that only GGUF files are read in.
+    #[error("{0}; take a GGUF file of the same model instead")]
+    NeedsGguf(String),
+    /// A file of a published model that isn't what its name says.
+    #[error("`{file}` cannot be used: {what}")]
+    BadFile {
+        /// Its name.
+        file: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The header lacks a key or a tensor that the architecture needs.
     #[error("the file lacks `{0}`")]
     Missing(String),
@@ -75,6 +115,14 @@ pub enum LoadError {
     /// The chat template in the file refuses these messages, or is not valid.
     #[error("the chat template in the file failed: {0}")]
     Template(String),
+    /// The model and its caches take more than the caller says there is; nothing was allocated for them.
+    #[error("the model needs {needed}, but {available} can be used")]
+    NotEnoughMemory {
+        /// What it takes with the context full, as predicted from the header.
+        needed: Bytes,
+        /// What the caller says there is.
+        available: Bytes,
+    },
     /// The compute device could not take the weights.
     #[error("the weights could not be put on the device")]
     Device(#[source] candle_core::Error),
@@ -117,6 +165,12 @@ pub enum GenerateError {
     /// A bug ended this request; the engine is running again.
     #[error("the engine failed in this request and was restarted")]
     Crashed,
+    /// What is asked for cannot be: a sampling parameter without meaning, a schema that cannot be enforced.
+    #[error("{0}")]
+    InvalidRequest(String),
+    /// The answer could not go on within the form it must have.
+    #[error("the answer cannot be held to its form: {0}")]
+    Constraint(String),
     /// The device failed in the middle of an answer, for example for want of memory.
     #[error("the device failed while computing")]
     Compute(#[from] candle_core::Error),

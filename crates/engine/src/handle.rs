@@ -8,36 +8,69 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use chat::{ChatEvent, ChatRequest, Message, Progress};
+use chat::{Bytes, ChatEvent, ChatRequest, Progress};
 use futures::Stream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::header::Footprint;
+use crate::header::{Footprint, ModelHeader, read_header};
+use crate::sampling::Sampler;
+use crate::wiring::Wiring;
 use crate::worker::{Command, EventSender, Job, Loader, Queued, Shared, Worker, device_loader};
 use crate::{GenerateError, LoadError};
 
 /// How the engine runs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// Unload the model when nobody has asked for so long; `None` keeps it.
     pub idle_unload: Option<Duration>,
     /// Threads that compute; `None` is one for each core. The first engine of a process decides.
     pub threads: Option<usize>,
+    /// Answers that are written at the same time, and conversations whose caches are kept. Default 4.
+    pub slots: usize,
+    /// Where the caches of conversations are kept while their model is not in memory; `None` forgets them.
+    pub cache_dir: Option<PathBuf>,
+    /// What the files there may take in all; the longest unused are removed. Nothing is written where less than twice as
+    /// much is free. Default 1 GiB.
+    pub cache_dir_limit: Bytes,
+    /// Keeps the weights in RAM while answers are written; `None` leaves that to the system.
+    pub wiring: Option<Wiring>,
+    /// The memory that this process takes now, to measure what an unload gives back. `None` where it can't be read; the
+    /// default reads nothing.
+    pub own_footprint: fn() -> Option<Bytes>,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            idle_unload: None,
+            threads: None,
+            slots: 4,
+            cache_dir: None,
+            cache_dir_limit: Bytes(1 << 30),
+            wiring: None,
+            own_footprint: || None,
+        }
+    }
 }
 
 /// Which model is to answer, and how large its context may grow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadSpec {
-    /// A GGUF file.
+    /// A GGUF file, or the folder of a published model.
     pub path: PathBuf,
     /// Tokens of prompt and answer together; never more than the model was trained for.
     pub context_len: usize,
+    /// What the caches of all answers that run together may take; more requests than that wait. `None` is no limit.
+    pub cache_budget: Option<Bytes>,
+    /// What the model and its cache may take in all, what they hold already included: a larger footprint is refused before
+    /// anything is allocated for it. `None` is no limit.
+    pub available: Option<Bytes>,
 }
 
 /// The model that is in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadedModel {
-    /// Its file.
+    /// Its file or folder.
     pub path: PathBuf,
     /// The context of the last request.
     pub context_len: usize,
@@ -45,11 +78,22 @@ pub struct LoadedModel {
     pub footprint: Footprint,
 }
 
+/// A model that was unloaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unloaded {
+    /// Its file.
+    pub path: PathBuf,
+    /// The memory that the process took less afterwards, as measured by [`EngineConfig::own_footprint`]: of weights,
+    /// caches and tokenizers. `None` where that could not be read.
+    pub given_back: Option<Bytes>,
+}
+
 /// The async side of the engine. Clones share one engine; it stops when the last is dropped.
 #[derive(Clone)]
 pub struct EngineHandle {
     front: SyncSender<Request>,
     shared: Arc<Shared>,
+    slots: usize,
 }
 
 /// The events of one answer. Dropping it cancels the answer before the next prefill chunk or decode step.
@@ -67,8 +111,8 @@ impl Stream for ChatStream {
 
 /// What the preparing thread is told to do: everything that works on text, so that the compute thread needn't.
 enum Request {
-    Chat { model: LoadSpec, request: ChatRequest, accepted: Instant, events: EventSender, queued: Queued },
-    Count { path: PathBuf, messages: Vec<Message>, reply: oneshot::Sender<Result<usize, LoadError>> },
+    Chat { model: LoadSpec, request: Box<ChatRequest>, accepted: Instant, events: EventSender, queued: Queued },
+    Count { path: PathBuf, request: Box<ChatRequest>, reply: oneshot::Sender<Result<usize, LoadError>> },
     Forward(Command),
 }
 
@@ -89,11 +133,11 @@ impl EngineHandle {
         let shared = Arc::new(Shared::default());
         let (front, requests) = sync_channel(MOST_WAITING);
         let (commands, received) = sync_channel(MOST_WAITING);
-        let worker = Worker::new(shared.clone(), config.idle_unload, loader);
+        let worker = Worker::new(shared.clone(), config, loader);
         spawn("engine", move || worker.run(&received));
         let preparing = shared.clone();
         spawn("engine-prompts", move || prepare(&requests, &commands, &preparing));
-        Self { front, shared }
+        Self { front, shared, slots: config.slots.max(1) }
     }
 
     /// Answers `request` with the model in `model`, which is loaded first where it isn't in memory.
@@ -105,10 +149,12 @@ impl EngineHandle {
             return ChatStream { events: stream };
         }
         let (queued, ahead) = Queued::enter(&self.shared.waiting);
-        if ahead > 0 {
-            // The receiver is right here.
+        if ahead >= self.slots {
+            // The receiver is right here. The first of those ahead to end makes room.
+            let ahead = ahead + 1 - self.slots;
             let _ = events.send(Ok(ChatEvent::Progress(Progress::Waiting { ahead })));
         }
+        let request = Box::new(request);
         let request = Request::Chat { model, request, accepted: Instant::now(), events: events.clone(), queued };
         if let Err(refused) = self.front.try_send(request) {
             let error = match refused {
@@ -120,13 +166,13 @@ impl EngineHandle {
         ChatStream { events: stream }
     }
 
-    /// The tokens that `messages` make as a prompt of the model at `path`. Reads the tokenizer, never the weights.
+    /// The tokens that `request` makes as a prompt of the model at `path`. Reads the tokenizer, never the weights.
     ///
     /// # Errors
     /// When the file cannot be used, or its template refuses the messages.
-    pub async fn count_prompt_tokens(&self, path: &Path, messages: &[Message]) -> Result<usize, LoadError> {
+    pub async fn count_prompt_tokens(&self, path: &Path, request: &ChatRequest) -> Result<usize, LoadError> {
         let (reply, count) = oneshot::channel();
-        let request = Request::Count { path: path.to_owned(), messages: messages.to_vec(), reply };
+        let request = Request::Count { path: path.to_owned(), request: Box::new(request.clone()), reply };
         self.send_when_there_is_room(request).await.map_err(|_| LoadError::ShutDown)?;
         count.await.unwrap_or(Err(LoadError::ShutDown))
     }
@@ -136,9 +182,20 @@ impl EngineHandle {
         self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Unloads the model once the requests before this one are done, and gives its memory back.
-    pub async fn unload(&self) {
-        self.command(Command::Unload).await;
+    /// Unloads the model once the requests before this one are done, and gives its memory back. `None` where there was
+    /// none.
+    pub async fn unload(&self) -> Option<Unloaded> {
+        self.command(Command::Unload).await.flatten()
+    }
+
+    /// Forgets what earlier conversations left in caches, in memory and on disk: somebody deleted one.
+    pub async fn forget_caches(&self) {
+        self.command(Command::ForgetCaches).await;
+    }
+
+    /// The last model that was unloaded, for whatever reason, and every one that follows.
+    pub fn watch_unloads(&self) -> watch::Receiver<Option<Unloaded>> {
+        self.shared.unloaded.subscribe()
     }
 
     /// Cancels what runs and waits, unloads, and ends the threads. Later requests get [`GenerateError::ShutDown`].
@@ -147,12 +204,11 @@ impl EngineHandle {
         self.command(Command::ShutDown).await;
     }
 
-    async fn command(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
+    /// `None` says that the thread has ended, with the model unloaded.
+    async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (done, is_done) = oneshot::channel();
-        if self.send_when_there_is_room(Request::Forward(command(done))).await.is_ok() {
-            // An error says that the thread has ended, with the model unloaded.
-            let _ = is_done.await;
-        }
+        self.send_when_there_is_room(Request::Forward(command(done))).await.ok()?;
+        is_done.await.ok()
     }
 
     async fn send_when_there_is_room(&self, mut request: Request) -> Result<(), Request> {
@@ -177,8 +233,8 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {
 fn prepare(requests: &Receiver<Request>, commands: &SyncSender<Command>, shared: &Shared) {
     while let Ok(request) = requests.recv() {
         let command = match request {
-            Request::Count { path, messages, reply } => {
-                let count = shared.texts.get(&path).and_then(|text| Ok(text.prompt(&messages)?.tokens.len()));
+            Request::Count { path, request, reply } => {
+                let count = shared.texts.get(&path).and_then(|text| Ok(text.prompt(&request)?.tokens.len()));
                 // Whoever asked may have gone.
                 let _ = reply.send(count);
                 continue;
@@ -188,10 +244,10 @@ fn prepare(requests: &Receiver<Request>, commands: &SyncSender<Command>, shared:
                 if events.is_closed() || shared.stopping.load(Ordering::Relaxed) {
                     continue;
                 }
-                match prepare_job(shared, &model, request, accepted, events.clone(), queued) {
+                match prepare_job(shared, &model, *request, accepted, events.clone(), queued) {
                     Ok(job) => Command::Generate(Box::new(job)),
                     Err(error) => {
-                        let _ = events.send(Err(error.into()));
+                        let _ = events.send(Err(error));
                         continue;
                     }
                 }
@@ -211,12 +267,43 @@ fn prepare_job(
     accepted: Instant,
     events: EventSender,
     queued: Queued,
-) -> Result<Job, LoadError> {
+) -> Result<Job, GenerateError> {
+    check_fits(shared, model)?;
     let text = shared.texts.get(&model.path)?;
-    let prompt = text.prompt(&request.messages)?;
-    let trained = text.header.context_len;
-    let context_len = if trained == 0 { model.context_len } else { model.context_len.min(trained) };
-    Ok(Job { text, prompt, context_len, sampling: request.sampling, accepted, events, queued: Cell::new(Some(queued)) })
+    let prompt = text.prompt(&request)?;
+    let context_len = text.header.usable_context(model.context_len);
+    let sampling = request.sampling;
+    let sampler = Sampler::new(&sampling, &text.sampling, fresh_seed(), &prompt.tokens)?;
+    let constraint = sampling.constraint.as_ref().map(|output| text.constraint(output)).transpose()?;
+    Ok(Job {
+        text,
+        prompt,
+        context_len,
+        cache_budget: model.cache_budget,
+        sampling,
+        sampler,
+        constraint: Cell::new(constraint),
+        accepted,
+        events,
+        queued: Cell::new(Some(queued)),
+    })
+}
+
+/// Refuses a model that takes more than there is, before so much as its tokenizer is read.
+fn check_fits(shared: &Shared, model: &LoadSpec) -> Result<(), LoadError> {
+    let Some(available) = model.available else { return Ok(()) };
+    let needed = |header: &ModelHeader| header.footprint(header.usable_context(model.context_len)).total();
+    let needed = match shared.texts.known(&model.path)? {
+        Some(text) => needed(&text.header),
+        None => needed(&read_header(&model.path)?),
+    };
+    if needed > available { Err(LoadError::NotEnoughMemory { needed, available }) } else { Ok(()) }
+}
+
+/// A seed that nobody chose: the process's hash keys are random, and differ from call to call.
+pub(crate) fn fresh_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0)
 }
 
 #[cfg(test)]
@@ -230,7 +317,7 @@ mod tests {
 
     use super::*;
     use crate::kv_cache::KvCache;
-    use crate::models::{self, Model, TokenId};
+    use crate::models::{self, Loaded, Model, Part, Rows};
 
     /// Panics in its first forward, once.
     struct Panicking {
@@ -239,9 +326,9 @@ mod tests {
     }
 
     impl Model for Panicking {
-        fn forward(&self, tokens: &[TokenId], cache: &mut KvCache) -> Result<Tensor, GenerateError> {
+        fn forward(&self, parts: &mut [Part<'_>], rows: Rows) -> Result<Tensor, GenerateError> {
             assert!(!self.armed.swap(false, Ordering::Relaxed), "a bug in a kernel");
-            self.model.forward(tokens, cache)
+            self.model.forward(parts, rows)
         }
 
         fn new_cache(&self) -> KvCache {
@@ -254,11 +341,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let armed = Arc::new(AtomicBool::new(true));
         let loader: Loader = Box::new(move |text, on_progress| {
-            let model = models::load(&text.gguf, &Device::Cpu, on_progress)?;
-            Ok(Box::new(Panicking { model, armed: armed.clone() }))
+            let loaded = models::load(&text.gguf, &Device::Cpu, on_progress)?;
+            let model = Box::new(Panicking { model: loaded.model, armed: armed.clone() });
+            Ok(Loaded { model, in_use: loaded.in_use })
         });
         let engine = EngineHandle::start_with(&EngineConfig::default(), loader);
-        let spec = LoadSpec { path: tiny_model(1).write(folder.path(), "m.gguf").unwrap(), context_len: 64 };
+        let spec = LoadSpec {
+            path: tiny_model(1).write(folder.path(), "m.gguf").unwrap(),
+            context_len: 64,
+            cache_budget: None,
+            available: None,
+        };
         let request = ChatRequest { messages: vec![Message::new(Role::User, "Hi")], ..ChatRequest::default() };
         let events: Vec<_> = engine.chat(spec.clone(), request.clone()).collect().await;
         assert!(matches!(events.last(), Some(Err(GenerateError::Crashed))), "{events:?}");

@@ -3,24 +3,26 @@ use std::path::{Path, PathBuf};
 use chat::Bytes;
 
 use crate::device;
-use crate::gguf::Gguf;
-use crate::spec::Spec;
+use crate::gguf::{Gguf, Packing};
+use crate::spec::ModelSpec;
 use crate::{LoadError, tokenizer};
 
 /// What a model file says about itself; read from its header alone, in milliseconds at any size.
 #[derive(Clone, Debug)]
 pub struct ModelHeader {
-    /// The file.
+    /// The file, the first of them, or the folder.
     pub path: PathBuf,
+    /// All files; most models have one.
+    pub files: Vec<PathBuf>,
     /// The family, as spelled in the file: `llama`, `qwen2`, …
     pub architecture: String,
     /// The name that its makers gave it.
     pub name: Option<String>,
     /// How the weights are packed, for example `Q4_K_M`.
     pub quantization: String,
-    /// Size of the file.
+    /// Size of all files.
     pub file_bytes: Bytes,
-    /// Size of the weights in it.
+    /// Size of the weights in them.
     pub weight_bytes: Bytes,
     /// How many weights there are.
     pub parameters: u64,
@@ -30,22 +32,14 @@ pub struct ModelHeader {
     pub license: Option<String>,
     /// Whether the file brings a chat template; without one, ChatML is used.
     pub has_chat_template: bool,
-    geometry: Geometry,
-    unsupported: Option<Unsupported>,
-}
-
-/// The numbers that memory and speed are predicted from.
-#[derive(Clone, Copy, Debug, Default)]
-struct Geometry {
-    /// Keys and values of one token in all layers.
-    kv_values_per_token: u64,
-    /// Widest activation of one token.
-    scratch_values_per_token: u64,
     vocabulary: u64,
-    /// Weights that the device holds in a second, faster layout.
+    /// What the layouts in which the device holds the weights take beyond the file's.
     repacked_bytes: u64,
     /// Weights read for each token of a decode.
     touched_bytes: u64,
+    /// `None` where this version cannot run it.
+    spec: Option<ModelSpec>,
+    unsupported: Option<Unsupported>,
 }
 
 /// Why a file with a sound header cannot be run. `LoadError` isn't `Clone`, so the parts are kept.
@@ -58,6 +52,9 @@ enum Unsupported {
     Tokenizer(String),
 }
 
+/// Code that is brought in, stacks, and what allocators keep. Measured with models of a megabyte: 6 to 7 MB.
+const RUNNING: Bytes = Bytes::mib(6);
+
 /// The memory that a loaded model takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
@@ -65,7 +62,7 @@ pub struct Footprint {
     pub weights: Bytes,
     /// Keys and values of a full context.
     pub kv_cache: Bytes,
-    /// The most that one step of a prefill computes with, and the tokenizer.
+    /// The most that one step of a prefill computes with, the tokenizer, and what runs whatever the model.
     pub scratch: Bytes,
 }
 
@@ -76,10 +73,11 @@ impl Footprint {
     }
 }
 
-/// Reads the header of a GGUF file; no weights are touched, whatever the size of the file.
+/// Reads the header of a GGUF file, or what stands for it in a folder as models are published in: `config.json`,
+/// `*.safetensors` and the tokenizer. No weights are touched, whatever the size of the model.
 ///
 /// # Errors
-/// When the file cannot be read, is not whole, or is damaged. A model that is merely not supported has a header:
+/// When the file or folder cannot be read, is not whole, or is damaged. A model that is merely not supported has a header:
 /// see [`ModelHeader::check_supported`].
 pub fn read_header(path: &Path) -> Result<ModelHeader, LoadError> {
     ModelHeader::from_gguf(&Gguf::open(path)?)
@@ -93,11 +91,14 @@ impl ModelHeader {
             text("general.architecture").ok_or_else(|| LoadError::Missing("general.architecture".to_owned()))?;
         let tensors = gguf.header.tensors.values();
         let parameters = tensors.clone().map(|t| t.shape.iter().map(|d| *d as u64).product::<u64>());
+        let spec = ModelSpec::read(gguf);
+        let (repacked_bytes, touched_bytes) = weight_traffic(gguf, spec.as_ref().ok());
         Ok(Self {
             path: gguf.path.clone(),
+            files: gguf.files.iter().map(|(path, _)| path.clone()).collect(),
             name: text("general.name"),
             quantization: gguf.header.quantization(),
-            file_bytes: Bytes(gguf.map.len() as u64),
+            file_bytes: gguf.files.iter().fold(Bytes(0), |sum, (_, bytes)| sum.saturating_add(*bytes)),
             weight_bytes: Bytes(tensors.clone().map(|t| t.bytes as u64).sum()),
             parameters: parameters.fold(0, u64::saturating_add),
             context_len: metadata
@@ -106,43 +107,49 @@ impl ModelHeader {
                 .unwrap_or(0),
             license: text("general.license.name").or_else(|| text("general.license")),
             has_chat_template: metadata.get("tokenizer.chat_template").is_some(),
-            geometry: Geometry::of(gguf, &architecture),
-            unsupported: Unsupported::find(gguf),
+            vocabulary: metadata.array("tokenizer.ggml.tokens").map_or(0, |tokens| tokens.len() as u64),
+            repacked_bytes,
+            touched_bytes,
+            unsupported: Unsupported::find(gguf, spec.as_ref().err()),
+            spec: spec.ok(),
             architecture,
         })
     }
 
+    /// The context that a wish for `context_len` tokens comes to: no more than the model was trained for.
+    pub(crate) fn usable_context(&self, context_len: usize) -> usize {
+        if self.context_len == 0 { context_len } else { context_len.min(self.context_len) }
+    }
+
     /// The memory that this model takes with a context of `context_len` tokens.
     pub fn footprint(&self, context_len: usize) -> Footprint {
-        const GROWTH_STEP: u64 = crate::kv_cache::GROWTH_STEP as u64;
-        let geometry = &self.geometry;
-        let context_len = context_len as u64;
-        let kv_cache = geometry
-            .kv_values_per_token
-            .saturating_mul(device::KV_VALUE_BYTES)
-            .saturating_mul(context_len.div_ceil(GROWTH_STEP).saturating_mul(GROWTH_STEP));
-        let chunk = crate::worker::PREFILL_CHUNK as u64;
-        // Activations are f32. Of a prompt only the last position gets logits, which exist as candidates too.
-        let activations = geometry.scratch_values_per_token.saturating_mul(chunk).saturating_mul(4);
-        let logits = geometry.vocabulary.saturating_mul(16);
-        // Measured on the starter model: 46 MB for 151,936 words, and a quarter of that for what differs in others.
-        let tokenizer = geometry.vocabulary.saturating_mul(400);
+        let kv_cache = self.spec.as_ref().map_or(0, |spec| spec.cache_bytes(context_len));
+        let activations = self.spec.as_ref().map_or(0, |spec| spec.activation_bytes(context_len));
+        // Of a prompt only the last position gets logits, which exist as candidates too.
+        let logits = self.vocabulary.saturating_mul(16);
+        // Measured on the starter model: 22 MB for 151,936 words, the part of the file that they stand in included.
+        let tokenizer = self.vocabulary.saturating_mul(160);
         Footprint {
-            weights: self.weight_bytes.saturating_add(Bytes(geometry.repacked_bytes)),
+            weights: self.weight_bytes.saturating_add(Bytes(self.repacked_bytes)),
             kv_cache: Bytes(kv_cache),
-            scratch: Bytes(activations.saturating_add(logits).saturating_add(tokenizer)),
+            scratch: Bytes(activations.saturating_add(logits).saturating_add(tokenizer).saturating_add(RUNNING.0)),
         }
     }
 
-    /// The weights that one token of a decode reads: all of them for a dense model, without the unused rows of the
-    /// embedding.
+    /// The weights that one token of a decode reads: without the unused rows of embeddings, and of experts the share that
+    /// a token uses.
     pub const fn bytes_per_token(&self) -> Bytes {
-        Bytes(self.geometry.touched_bytes)
+        Bytes(self.touched_bytes)
     }
 
-    /// Keys and values of one token in all layers.
-    pub const fn kv_bytes_per_token(&self) -> Bytes {
-        Bytes(self.geometry.kv_values_per_token.saturating_mul(device::KV_VALUE_BYTES))
+    /// What one more token of a long sequence takes in the cache.
+    pub fn kv_bytes_per_token(&self) -> Bytes {
+        Bytes(self.spec.as_ref().map_or(0, ModelSpec::kv_bytes_per_token))
+    }
+
+    /// What a sequence takes in the cache however long it is: attention windows and recurrent states.
+    pub fn state_bytes(&self) -> Bytes {
+        Bytes(self.spec.as_ref().map_or(0, ModelSpec::state_bytes))
     }
 
     /// Whether this version can run the model.
@@ -163,69 +170,64 @@ impl ModelHeader {
     }
 }
 
-impl Geometry {
-    fn of(gguf: &Gguf, architecture: &str) -> Self {
-        let metadata = gguf.metadata();
-        let number = |key: &str| metadata.unsigned(&format!("{architecture}.{key}"));
-        let layers = number("block_count").unwrap_or(0);
-        let hidden = number("embedding_length").unwrap_or(0);
-        let heads = number("attention.head_count").unwrap_or(1).max(1);
-        let head_dim = hidden / heads;
-        let key_len = number("attention.key_length").unwrap_or(head_dim);
-        let value_len = number("attention.value_length").unwrap_or(head_dim);
-        let kv_heads = kv_heads_of_all_layers(gguf, architecture, layers, heads);
-        let feed_forward = number("feed_forward_length").unwrap_or(hidden.saturating_mul(4));
-        let vocabulary = metadata.array("tokenizer.ggml.tokens").map_or(0, |tokens| tokens.len() as u64);
-        let tensors = &gguf.header.tensors;
-        let tied = !tensors.contains_key("output.weight");
-        let (mut repacked_bytes, mut touched_bytes) = (0_u64, 0_u64);
-        for (name, tensor) in tensors {
-            let is_embedding = name == "token_embd.weight";
-            if !is_embedding || tied {
-                touched_bytes += tensor.bytes as u64;
-                if let (Some(dtype), &[rows, columns]) = (tensor.tensor_type.candle(), tensor.shape.as_slice()) {
-                    repacked_bytes += device::repacked_bytes(dtype, rows, columns);
-                }
-            }
+/// Bytes of second layouts and copies, and bytes that one token reads.
+fn weight_traffic(gguf: &Gguf, spec: Option<&ModelSpec>) -> (u64, u64) {
+    let (mut repacked, mut touched) = (0_u64, 0_u64);
+    for (name, tensor) in &gguf.header.tensors {
+        let copied = device::unpacked_copy_bytes(name, tensor);
+        repacked += copied;
+        let (matrices, rows, columns) = match *tensor.shape {
+            [rows, columns] => (1, rows, columns),
+            [experts, rows, columns] => (experts as u64, rows, columns),
+            _ => (0, 0, 0),
+        };
+        let of_matrices = |bytes: fn(Packing, usize, usize) -> u64| {
+            let packing = tensor.tensor_type.packing();
+            packing.map_or(0, |packing| bytes(packing, rows, columns).saturating_mul(matrices))
+        };
+        let unpacked = of_matrices(device::unpacked_bytes);
+        repacked += unpacked;
+        if gguf.is_only_looked_up(name) {
+            continue;
         }
-        Self {
-            kv_values_per_token: kv_heads.saturating_mul(key_len.saturating_add(value_len)),
-            // Gate, up and their product stand beside the residual stream, queries, keys and values.
-            scratch_values_per_token: feed_forward.saturating_mul(3).saturating_add(hidden.saturating_mul(6)),
-            vocabulary,
-            repacked_bytes,
-            touched_bytes,
+        if copied == 0 {
+            repacked += of_matrices(device::repacked_bytes);
         }
+        let bytes = tensor.bytes as u64 + unpacked;
+        touched += match spec.and_then(|spec| spec.experts_share(name)) {
+            Some((used, experts)) => bytes / experts.max(1) as u64 * used as u64,
+            None => bytes,
+        };
     }
-}
-
-fn kv_heads_of_all_layers(gguf: &Gguf, architecture: &str, layers: u64, heads: u64) -> u64 {
-    let key = format!("{architecture}.attention.head_count_kv");
-    if let Some(per_layer) = gguf.metadata().array(&key).and_then(|array| array.numbers(&gguf.map)) {
-        return per_layer.into_iter().map(|n| n.max(0.0) as u64).fold(0, u64::saturating_add);
-    }
-    gguf.metadata().unsigned(&key).unwrap_or(heads).saturating_mul(layers)
+    (repacked, touched)
 }
 
 impl Unsupported {
-    fn find(gguf: &Gguf) -> Option<Self> {
-        let checks = Spec::read(gguf).map(|_| ()).and_then(|()| check_tensor_types(gguf));
-        let checks = checks.and_then(|()| tokenizer::check_supported(gguf.metadata()));
-        Some(match checks.err()? {
-            LoadError::UnsupportedArchitecture(name) => Self::Architecture(name),
-            LoadError::UnsupportedTensorType { tensor, tensor_type } => Self::TensorType { tensor, tensor_type },
-            LoadError::Missing(what) => Self::Missing(what),
-            LoadError::Tokenizer(what) => Self::Tokenizer(what),
-            LoadError::UnsupportedFeature(what) => Self::Feature(what),
+    fn find(gguf: &Gguf, spec_error: Option<&LoadError>) -> Option<Self> {
+        if let Some(error) = spec_error {
+            return Some(Self::from_error(error));
+        }
+        let checks = check_tensor_types(gguf).and_then(|()| tokenizer::check_supported(gguf.metadata()));
+        checks.err().as_ref().map(Self::from_error)
+    }
+
+    fn from_error(error: &LoadError) -> Self {
+        match error {
+            LoadError::UnsupportedArchitecture(name) => Self::Architecture(name.clone()),
+            LoadError::UnsupportedTensorType { tensor, tensor_type } => {
+                Self::TensorType { tensor: tensor.clone(), tensor_type: tensor_type.clone() }
+            }
+            LoadError::Missing(what) => Self::Missing(what.clone()),
+            LoadError::Tokenizer(what) => Self::Tokenizer(what.clone()),
+            LoadError::UnsupportedFeature(what) => Self::Feature(what.clone()),
             other => Self::Feature(other.to_string()),
-        })
+        }
     }
 }
 
 fn check_tensor_types(gguf: &Gguf) -> Result<(), LoadError> {
     // The first by name, so that the same file is always refused with the same words.
-    let first =
-        gguf.header.tensors.iter().filter(|(_, t)| t.tensor_type.candle().is_none()).min_by_key(|(name, _)| *name);
+    let first = gguf.header.tensors.iter().filter(|(_, t)| !t.tensor_type.is_usable()).min_by_key(|(name, _)| *name);
     match first {
         None => Ok(()),
         Some((name, tensor)) => Err(LoadError::UnsupportedTensorType {

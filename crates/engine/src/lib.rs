@@ -1,4 +1,4 @@
-//! Inference: a GGUF file in, a stream of text out.
+//! Inference: a GGUF file or a folder of safetensors in, a stream of text out.
 //!
 //! Knows tokens, tensors and files; never HTTP, SQLite, Tauri or settings. Prefill and decode are plain synchronous
 //! code on one thread; [`EngineHandle`] is the only async-facing type. Start at [`read_header`] and
@@ -6,23 +6,35 @@
 
 #![warn(missing_docs)]
 
+mod answer;
 mod answer_text;
 mod device;
 mod error;
+mod evaluator;
 mod gguf;
 mod handle;
 mod header;
 mod kv_cache;
+mod kv_file;
+mod model_files;
 mod model_text;
 mod models;
+mod safetensors;
 mod sampling;
+mod saved_caches;
 mod slot;
 mod spec;
 mod template;
 mod tokenizer;
+mod wiring;
 mod worker;
 
 pub use device::{computes_on_gpu, device_name};
 pub use error::{GenerateError, LoadError};
-pub use handle::{ChatStream, EngineConfig, EngineHandle, LoadSpec, LoadedModel};
+pub use evaluator::{EvaluatedSequence, Evaluator, Perplexity, Unwritten};
+pub use gguf::PartName;
+pub use handle::{ChatStream, EngineConfig, EngineHandle, LoadSpec, LoadedModel, Unloaded};
 pub use header::{Footprint, ModelHeader, read_header};
+pub use model_files::model_files;
+pub use safetensors::is_model_folder;
+pub use wiring::Wiring;

@@ -1,38 +1,44 @@
-//! The compute thread: it owns the model and its slot, and runs one request after another in plain synchronous code.
+//! The compute thread: it owns the model and its slots, and moves all running answers on together, step by step, in plain
+//! synchronous code.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use candle_core::Device;
-use chat::{Bytes, ChatEvent, Finish, FinishReason, Progress, SamplingParams, Timings, Usage};
-use tokio::sync::{mpsc, oneshot};
+use chat::{Bytes, ChatEvent, Progress, SamplingParams};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::answer_text::AnswerText;
-use crate::handle::LoadedModel;
+use crate::answer::Answer;
+use crate::handle::{EngineConfig, LoadedModel, Unloaded};
 use crate::model_text::{ModelText, Prompt, TextCache};
-use crate::models::Model;
-use crate::sampling::Sampler;
-use crate::slot::Slot;
+use crate::models::{Loaded, Model, Part, Rows, TokenId};
+use crate::sampling::{Constraint, Sampler};
+use crate::saved_caches::{CacheFolder, LEAST_SAVED, SavedCaches};
+use crate::slot::{FreeSlots, Slot};
+use crate::wiring::{WiredWeights, Wiring};
 use crate::{GenerateError, LoadError, device, models};
 
 /// Prompt tokens that run at once: a request that is cancelled waits for no more than these.
 pub(crate) const PREFILL_CHUNK: usize = 256;
+/// The same while answers are being written, which wait for these between two of their tokens.
+const PREFILL_BESIDE_DECODE: usize = 64;
 
 pub(crate) type EventSender = mpsc::UnboundedSender<Result<ChatEvent, GenerateError>>;
 
 /// Turns a file's weights into a model; another one in tests.
-pub(crate) type Loader =
-    Box<dyn FnMut(&ModelText, &mut dyn FnMut(Bytes, Bytes)) -> Result<Box<dyn Model>, LoadError> + Send>;
+pub(crate) type Loader = Box<dyn FnMut(&ModelText, &mut dyn FnMut(Bytes, Bytes)) -> Result<Loaded, LoadError> + Send>;
 
 /// What the compute thread is told to do.
 pub(crate) enum Command {
     Generate(Box<Job>),
-    Unload(oneshot::Sender<()>),
+    Unload(oneshot::Sender<Option<Unloaded>>),
+    ForgetCaches(oneshot::Sender<()>),
     ShutDown(oneshot::Sender<()>),
 }
 
@@ -41,7 +47,12 @@ pub(crate) struct Job {
     pub(crate) text: Arc<ModelText>,
     pub(crate) prompt: Prompt,
     pub(crate) context_len: usize,
+    /// What the caches of all answers together may take; `None` is no limit.
+    pub(crate) cache_budget: Option<Bytes>,
     pub(crate) sampling: SamplingParams,
+    pub(crate) sampler: Sampler,
+    /// Taken when the answer begins.
+    pub(crate) constraint: Cell<Option<Constraint>>,
     pub(crate) accepted: Instant,
     /// Unbounded, since a slow reader must not stall the other requests; an answer is bounded by its context.
     pub(crate) events: EventSender,
@@ -53,6 +64,7 @@ pub(crate) struct Job {
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) loaded: Mutex<Option<LoadedModel>>,
+    pub(crate) unloaded: watch::Sender<Option<Unloaded>>,
     pub(crate) texts: TextCache,
     pub(crate) waiting: Arc<AtomicUsize>,
     pub(crate) stopping: AtomicBool,
@@ -84,120 +96,238 @@ pub(crate) fn device_loader() -> Loader {
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     idle_unload: Option<Duration>,
+    wiring: Option<Wiring>,
+    own_footprint: fn() -> Option<Bytes>,
+    most_slots: usize,
+    cache_folder: Option<CacheFolder>,
     loader: Loader,
+    waiting: VecDeque<Waiting>,
     resident: Option<Resident>,
+    /// The end of the last step, or of what else there was to do.
+    idle_since: Instant,
 }
 
-/// The model that is in memory.
+/// What is done in the order in which it was asked for.
+enum Waiting {
+    Job(Box<Job>),
+    Unload(oneshot::Sender<Option<Unloaded>>),
+}
+
+/// The model that is in memory, and what it runs.
 struct Resident {
     text: Arc<ModelText>,
+    wired: Option<WiredWeights>,
     model: Box<dyn Model>,
+    running: Vec<Running>,
+    free: FreeSlots,
+    /// Of earlier times when the model was in memory.
+    saved: Option<SavedCaches>,
+}
+
+/// One answer on its way.
+struct Running {
+    job: Box<Job>,
     slot: Slot,
+    /// Prompt tokens that were in the slot already.
+    cached: usize,
+    prefill_started: Instant,
+    stage: Stage,
+    has_ended: bool,
+}
+
+enum Stage {
+    Prefill,
+    Decode { answer: Box<Answer>, prefill: Duration, next: TokenId },
 }
 
 impl Worker {
-    pub(crate) const fn new(shared: Arc<Shared>, idle_unload: Option<Duration>, loader: Loader) -> Self {
-        Self { shared, idle_unload, loader, resident: None }
+    pub(crate) fn new(shared: Arc<Shared>, config: &EngineConfig, loader: Loader) -> Self {
+        Self {
+            shared,
+            idle_unload: config.idle_unload,
+            wiring: config.wiring.clone(),
+            own_footprint: config.own_footprint,
+            most_slots: config.slots.max(1),
+            cache_folder: config.cache_dir.clone().map(|path| CacheFolder::new(path, config.cache_dir_limit)),
+            loader,
+            waiting: VecDeque::new(),
+            resident: None,
+            idle_since: Instant::now(),
+        }
     }
 
-    /// Serves commands until it is told to stop or nobody can send any more.
+    /// Serves commands until it is told to stop, or nobody can send any more and all is done.
     pub(crate) fn run(mut self, commands: &Receiver<Command>) {
+        if let Some(folder) = &self.cache_folder {
+            folder.tidy(SystemTime::now());
+        }
         loop {
-            let command = match self.idle_unload.filter(|_| self.resident.is_some()) {
-                Some(idle) => commands.recv_timeout(idle),
-                None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            let received = if self.is_idle() {
+                match self.next_rest() {
+                    Some(idle) => commands.recv_timeout(idle.saturating_sub(self.idle_since.elapsed())),
+                    None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                }
+            } else {
+                // Between two steps only what is there already is looked at.
+                commands.try_recv().map_err(|error| match error {
+                    TryRecvError::Empty => RecvTimeoutError::Timeout,
+                    TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+                })
             };
-            match command {
-                Ok(Command::Generate(job)) => self.generate_or_recover(*job),
-                Ok(Command::Unload(done)) => {
-                    self.unload();
-                    // Whoever asked may have gone.
+            match received {
+                Ok(Command::Generate(job)) => self.waiting.push_back(Waiting::Job(job)),
+                Ok(Command::Unload(done)) => self.waiting.push_back(Waiting::Unload(done)),
+                Ok(Command::ForgetCaches(done)) => {
+                    self.forget_caches();
                     let _ = done.send(());
                 }
                 Ok(Command::ShutDown(done)) => {
-                    self.unload();
+                    self.unload(None);
+                    // Whoever asked may have gone.
                     let _ = done.send(());
                     return;
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    tracing::info!("unloading the idle model");
-                    self.unload();
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.unload();
+                Err(RecvTimeoutError::Timeout) if self.is_idle() => self.rest(),
+                Err(RecvTimeoutError::Disconnected) if self.is_idle() => {
+                    self.unload(None);
                     return;
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => self.work(),
+            }
+        }
+    }
+
+    /// How long after the last step there is something to give back.
+    fn next_rest(&self) -> Option<Duration> {
+        let resident = self.resident.as_ref()?;
+        let kept = resident.wired.as_ref().filter(|wired| wired.is_kept());
+        let release = kept.and(self.wiring.as_ref()).map(|wiring| wiring.release_after);
+        release.into_iter().chain(self.idle_unload).min()
+    }
+
+    /// Gives back what was not needed for long enough: the hold on the weights first, then the model.
+    fn rest(&mut self) {
+        let idle = self.idle_since.elapsed();
+        let wired = self.resident.as_mut().and_then(|resident| resident.wired.as_mut());
+        if let (Some(wired), Some(wiring)) = (wired, &self.wiring)
+            && idle >= wiring.release_after
+        {
+            wired.release();
+        }
+        if self.idle_unload.is_some_and(|unload| idle >= unload) {
+            self.unload(None);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.resident.as_ref().is_none_or(|resident| resident.running.is_empty())
+    }
+
+    /// One step, come what may: a panic costs what runs and the loaded model, not the thread.
+    fn work(&mut self) {
+        let worked = catch_unwind(AssertUnwindSafe(|| {
+            self.admit();
+            if let Some(resident) = &mut self.resident {
+                resident.step(self.shared.stopping.load(Ordering::Relaxed));
+            }
+        }));
+        if worked.is_err() {
+            tracing::error!("the engine panicked in a step; the model is unloaded");
+            let ended: Vec<Running> =
+                self.resident.iter_mut().flat_map(|resident| resident.running.drain(..)).collect();
+            // First what is told, so that whoever hears of it finds it so.
+            self.discard(None);
+            ended.iter().for_each(|running| running.job.fail(GenerateError::Crashed));
+        }
+        self.idle_since = Instant::now();
+    }
+
+    /// Starts what waits, in its order, as far as there is room.
+    fn admit(&mut self) {
+        while let Some(first) = self.waiting.pop_front() {
+            match first {
+                Waiting::Unload(done) if self.is_running() => {
+                    return self.waiting.push_front(Waiting::Unload(done));
+                }
+                Waiting::Unload(done) => {
+                    // Whoever asked may have gone.
+                    let _ = done.send(self.unload(None));
+                }
+                Waiting::Job(job) if job.is_cancelled() || self.shared.stopping.load(Ordering::Relaxed) => {}
+                Waiting::Job(job) => {
+                    if !self.has_room_for(&job) {
+                        return self.waiting.push_front(Waiting::Job(job));
+                    }
+                    // Kept out of the way of a panic, so that it can be told.
+                    let events = job.events.clone();
+                    let started = catch_unwind(AssertUnwindSafe(|| self.start(job)));
+                    let failed = match started {
+                        Ok(result) => result.err(),
+                        Err(_) => {
+                            self.discard(None);
+                            Some(GenerateError::Crashed)
+                        }
+                    };
+                    if let Some(error) = failed {
+                        // Whoever asked may have gone.
+                        let _ = events.send(Err(error));
+                    }
                 }
             }
         }
     }
 
-    /// Ends one request, come what may: a panic costs this request and the loaded model, not the thread.
-    fn generate_or_recover(&mut self, job: Job) {
-        let events = job.events.clone();
-        let result = catch_unwind(AssertUnwindSafe(|| self.generate(job))).unwrap_or_else(|_| {
-            tracing::error!("the engine panicked in a request; the model is unloaded");
-            self.unload();
-            Err(GenerateError::Crashed)
-        });
-        if let Err(error) = result {
-            // Whoever asked may have gone.
-            let _ = events.send(Err(error));
-        }
+    fn is_running(&self) -> bool {
+        self.resident.as_ref().is_some_and(|resident| !resident.running.is_empty())
     }
 
-    fn generate(&mut self, job: Job) -> Result<(), GenerateError> {
-        let shared = self.shared.clone();
-        let is_cancelled = || job.events.is_closed() || shared.stopping.load(Ordering::Relaxed);
+    /// Whether `job` can run beside what runs: with the same model, in a slot of its own, and with all caches within its
+    /// budget. Alone it always can; what fits was decided before.
+    fn has_room_for(&mut self, job: &Job) -> bool {
+        let Some(resident) = self.resident.as_mut().filter(|resident| !resident.running.is_empty()) else {
+            return true;
+        };
+        if !resident.text.is_same_file(&job.text) || resident.running.len() >= self.most_slots {
+            return false;
+        }
+        let Some(budget) = job.cache_budget else { return true };
+        let of = |job: &Job| job.text.header.footprint(job.context_len).kv_cache.0;
+        let needed: u64 = resident.running.iter().map(|running| of(&running.job)).sum::<u64>().saturating_add(of(job));
+        while needed.saturating_add(resident.free.allocated().0) > budget.0 && resident.free.forget_one() {}
+        needed <= budget.0
+    }
+
+    fn start(&mut self, job: Box<Job>) -> Result<(), GenerateError> {
         let prompt = &job.prompt.tokens;
         if prompt.len() >= job.context_len {
             return Err(GenerateError::ContextFull { prompt_tokens: prompt.len(), context_len: job.context_len });
         }
-        if is_cancelled() {
-            return Ok(());
-        }
+        let most_slots = self.most_slots;
         let resident = self.resident_for(&job)?;
-        let cached = resident.slot.reuse_prefix(prompt);
+        resident.recall(&job, most_slots);
+        let room_for_more = resident.running.len() + resident.free.len() < most_slots;
+        let in_use = resident.running.iter().map(|running| &running.slot);
+        let slot = resident.free.take(resident.model.as_ref(), prompt, in_use, room_for_more)?;
+        let cached = slot.len();
+        job.progress(Progress::Prefill { done: cached, total: job.prompt.tokens.len() });
         let prefill_started = Instant::now();
-        let mut logits = None;
-        while resident.slot.len() < prompt.len() {
-            if is_cancelled() {
-                return Ok(());
-            }
-            let done = resident.slot.len();
-            job.progress(Progress::Prefill { done, total: prompt.len() });
-            let chunk = &prompt[done..prompt.len().min(done + PREFILL_CHUNK)];
-            logits = Some(resident.slot.forward(resident.model.as_ref(), chunk)?);
-        }
-        // The prefix that is reused is shorter than the prompt, so the loop ran.
-        let mut logits = logits.expect("a prompt has a last token").to_vec1::<f32>()?;
-        job.progress(Progress::Prefill { done: prompt.len(), total: prompt.len() });
-        let prefilled = Instant::now();
-
-        let mut answer = Answer::new(&job);
-        loop {
-            if is_cancelled() {
-                return Ok(());
-            }
-            let Some(token) = answer.sampler.sample(&mut logits) else {
-                return Err(candle_core::Error::Msg("the model computed no numbers".to_owned()).into());
-            };
-            if let Some(reason) = answer.take(&job, token) {
-                answer.finish(&job, reason, cached, prefilled.duration_since(prefill_started));
-                return Ok(());
-            }
-            logits = resident.slot.forward(resident.model.as_ref(), &[token])?.to_vec1::<f32>()?;
-        }
+        resident.running.push(Running { job, slot, cached, prefill_started, stage: Stage::Prefill, has_ended: false });
+        Ok(())
     }
 
     /// The model that the job asks for, loaded where it isn't.
     fn resident_for(&mut self, job: &Job) -> Result<&mut Resident, GenerateError> {
         if self.resident.as_ref().is_none_or(|resident| !resident.text.is_same_file(&job.text)) {
             // First out, then in: two models at once may not fit.
-            self.forget_model();
+            self.unload(Some(&job.text));
             let mut on_progress = |done, total| job.progress(Progress::Loading { done, total });
-            let model = (self.loader)(&job.text, &mut on_progress)?;
-            let slot = Slot::new(model.as_ref());
-            self.resident = Some(Resident { text: job.text.clone(), model, slot });
+            let Loaded { model, in_use } = (self.loader)(&job.text, &mut on_progress)?;
+            let pieces = self.wiring.as_ref().and_then(|wiring| Some((wiring, in_use.pieces(&device::open())?)));
+            let wired = pieces.map(|(wiring, pieces)| WiredWeights::new(wiring, pieces));
+            let text = job.text.clone();
+            let saved = self.cache_folder.as_ref().map(|folder| folder.of_model(&text.gguf));
+            let (running, free) = (Vec::new(), FreeSlots::default());
+            self.resident = Some(Resident { text, wired, model, running, free, saved });
         }
         let header = &job.text.header;
         let loaded = LoadedModel {
@@ -209,18 +339,179 @@ impl Worker {
         Ok(self.resident.as_mut().expect("it was set above"))
     }
 
-    fn forget_model(&mut self) {
-        self.resident = None;
-        *self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Keeps the caches of the model that is loaded, and gives its memory back, and that of all text parts but that of
+    /// `next`. What runs ends here, without a word.
+    fn unload(&mut self, next: Option<&ModelText>) -> Option<Unloaded> {
+        self.save_caches();
+        self.discard(next)
     }
 
-    fn unload(&mut self) {
-        let held_something = self.resident.is_some();
-        self.forget_model();
-        self.shared.texts.clear();
-        if held_something {
-            give_memory_back();
+    /// [`Self::unload`] without keeping anything: after a bug nothing of it is worth it.
+    fn discard(&mut self, next: Option<&ModelText>) -> Option<Unloaded> {
+        let before = self.resident.as_ref().and_then(|_| (self.own_footprint)());
+        let resident = self.resident.take();
+        *self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.shared.texts.clear(next);
+        let path = resident.as_ref()?.text.header.path.clone();
+        drop(resident);
+        give_memory_back();
+        let given_back = before.zip((self.own_footprint)()).map(|(before, after)| before.saturating_sub(after));
+        let unloaded = Unloaded { path, given_back };
+        self.shared.unloaded.send_replace(Some(unloaded.clone()));
+        Some(unloaded)
+    }
+
+    /// Forgets the caches that no answer is written with now, in memory and on disk.
+    fn forget_caches(&mut self) {
+        if let Some(folder) = &self.cache_folder {
+            folder.clear();
         }
+        if let Some(resident) = &mut self.resident {
+            resident.free = FreeSlots::default();
+            resident.saved = self.cache_folder.as_ref().map(|folder| folder.of_model(&resident.text.gguf));
+        }
+    }
+
+    fn save_caches(&mut self) {
+        if let Some(resident) = &mut self.resident {
+            resident.release(|_| true);
+            if let Some(saved) = &mut resident.saved {
+                saved.save(resident.free.iter().rev().map(Slot::content), SystemTime::now());
+            }
+        }
+    }
+}
+
+impl Resident {
+    /// Takes a cache out of its file where it has clearly more of the job's prompt than any slot; it becomes a free slot.
+    fn recall(&mut self, job: &Job, most_slots: usize) {
+        let Some(saved) = &mut self.saved else { return };
+        let prompt = &job.prompt.tokens;
+        let slots = self.running.iter().map(|running| &running.slot).chain(self.free.iter());
+        let in_memory = slots.map(|slot| slot.common_prefix(prompt)).max().unwrap_or(0);
+        let least = in_memory + LEAST_SAVED;
+        let recalled = saved.recall(prompt, least, job.context_len, || self.model.new_cache());
+        let Some((sequence, cache)) = recalled else { return };
+        if self.running.len() + self.free.len() >= most_slots {
+            self.free.forget_one();
+        }
+        self.free.put(Slot::restored(sequence, cache));
+    }
+
+    /// Moves every answer on: each that is being written by a token, and the prompts, the oldest first, by a chunk
+    /// together. All of it is one pass over the weights.
+    fn step(&mut self, is_stopping: bool) {
+        self.release(|running| is_stopping || running.job.is_cancelled());
+        let inputs = self.inputs();
+        if inputs.is_empty() {
+            return;
+        }
+        let result = self.forward(&inputs);
+        // After the step, which may be the first and allocate what counts against the memory that is free.
+        if let Some(wired) = &mut self.wired {
+            wired.keep();
+        }
+        let Err(error) = result else { return self.release(|running| running.has_ended) };
+        if let [(only, _)] = inputs.as_slice() {
+            self.running[*only].fail(error);
+        } else {
+            tracing::warn!(%error, "a step of {} answers failed; each runs by itself now", inputs.len());
+            for input in &inputs {
+                if let Err(error) = self.forward(std::slice::from_ref(input)) {
+                    self.running[input.0].fail(error);
+                }
+            }
+        }
+        self.release(|running| running.has_ended);
+    }
+
+    /// What each answer runs next, by its index.
+    fn inputs(&self) -> Vec<(usize, Vec<TokenId>)> {
+        let is_decoding = |running: &Running| matches!(running.stage, Stage::Decode { .. });
+        let mut left = if self.running.iter().any(is_decoding) { PREFILL_BESIDE_DECODE } else { PREFILL_CHUNK };
+        let input = |running: &Running| match &running.stage {
+            Stage::Decode { next, .. } => vec![*next],
+            Stage::Prefill => {
+                let rest = &running.job.prompt.tokens[running.slot.len()..];
+                let chunk = &rest[..rest.len().min(left)];
+                left -= chunk.len();
+                chunk.to_vec()
+            }
+        };
+        self.running.iter().map(input).enumerate().filter(|(_, input)| !input.is_empty()).collect()
+    }
+
+    /// Runs `inputs` in one pass, and lets each answer take its logits.
+    fn forward(&mut self, inputs: &[(usize, Vec<TokenId>)]) -> Result<(), GenerateError> {
+        let mut running: Vec<&mut Running> = self
+            .running
+            .iter_mut()
+            .enumerate()
+            .filter(|(index, _)| inputs.iter().any(|(wanted, _)| wanted == index))
+            .map(|(_, running)| running)
+            .collect();
+        let mut parts: Vec<Part<'_>> = running
+            .iter_mut()
+            .zip(inputs)
+            .map(|(running, (_, tokens))| Part { tokens, cache: running.slot.cache() })
+            .collect();
+        let model = &self.model;
+        let logits = kernels::step(|| Ok(model.forward(&mut parts, Rows::Last)?.to_vec2::<f32>()?));
+        let logits: Vec<Vec<f32>> = match logits {
+            Ok(logits) => logits,
+            Err(error) => {
+                running.iter_mut().for_each(|running| running.slot.undo());
+                return Err(error);
+            }
+        };
+        for ((running, (_, tokens)), mut logits) in running.into_iter().zip(inputs).zip(logits) {
+            running.slot.extend(tokens);
+            if let Err(error) = running.take(&mut logits) {
+                running.fail(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the slots of the answers of which `is_done` is true.
+    fn release(&mut self, is_done: impl Fn(&Running) -> bool) {
+        let mut index = 0;
+        while index < self.running.len() {
+            if is_done(&self.running[index]) {
+                self.free.put(self.running.remove(index).slot);
+            } else {
+                index += 1;
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Takes the logits after what was run: nothing but progress in the middle of a prompt, else the next token.
+    fn take(&mut self, logits: &mut [f32]) -> Result<(), GenerateError> {
+        if let Stage::Prefill = self.stage {
+            let (done, total) = (self.slot.len(), self.job.prompt.tokens.len());
+            self.job.progress(Progress::Prefill { done, total });
+            if done < total {
+                return Ok(());
+            }
+            self.slot.checkpoint();
+            let prefill = self.prefill_started.elapsed();
+            self.stage = Stage::Decode { answer: Box::new(Answer::new(&self.job)), prefill, next: 0 };
+        }
+        let Stage::Decode { answer, prefill, next } = &mut self.stage else { return Ok(()) };
+        let draw = answer.draw(logits)?;
+        *next = draw.token;
+        if let Some(reason) = answer.take(&self.job, draw)? {
+            answer.finish(&self.job, reason, self.cached, *prefill);
+            self.has_ended = true;
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, error: GenerateError) {
+        self.job.fail(error);
+        self.has_ended = true;
     }
 }
 
@@ -230,99 +521,25 @@ impl Job {
     }
 
     /// Whoever asked may have gone; the next step notices.
-    fn send(&self, event: ChatEvent) {
+    pub(crate) fn send(&self, event: ChatEvent) {
         let _ = self.events.send(Ok(event));
     }
-}
 
-/// The answer as far as it is written.
-struct Answer {
-    sampler: Sampler,
-    detokenizer: crate::tokenizer::Detokenizer,
-    text: AnswerText,
-    most_tokens: usize,
-    completion_tokens: usize,
-    first_token: Option<Instant>,
-    first_visible: Option<Instant>,
-    last_token: Option<Instant>,
-}
-
-impl Answer {
-    fn new(job: &Job) -> Self {
-        let room = job.context_len - job.prompt.tokens.len();
-        Self {
-            sampler: Sampler::new(&job.sampling, &job.text.sampling, fresh_seed()),
-            detokenizer: job.text.tokenizer.detokenizer(),
-            text: AnswerText::new(&job.sampling.stop, job.prompt.starts_thinking),
-            most_tokens: job.sampling.max_tokens.map_or(room, |most| most.min(room)),
-            completion_tokens: 0,
-            first_token: None,
-            first_visible: None,
-            last_token: None,
-        }
+    fn fail(&self, error: GenerateError) {
+        let _ = self.events.send(Err(error));
     }
 
-    /// Takes a drawn token; gives the reason where it is the last.
-    fn take(&mut self, job: &Job, token: models::TokenId) -> Option<FinishReason> {
-        if job.text.tokenizer.ends_generation(token) {
-            return Some(FinishReason::Stop);
-        }
-        if self.completion_tokens >= self.most_tokens {
-            return Some(FinishReason::Length);
-        }
-        let now = Instant::now();
-        self.completion_tokens += 1;
-        self.first_token.get_or_insert(now);
-        self.last_token = Some(now);
-        let text = self.detokenizer.push(job.text.tokenizer.piece(token));
-        let events = self.text.push(&text);
-        self.send(job, events);
-        if self.text.is_stopped() {
-            return Some(FinishReason::Stop);
-        }
-        (self.completion_tokens >= self.most_tokens).then_some(FinishReason::Length)
-    }
-
-    fn finish(&mut self, job: &Job, reason: FinishReason, cached: usize, prefill: Duration) {
-        let rest = self.detokenizer.finish();
-        let mut events = self.text.push(&rest);
-        events.extend(self.text.finish());
-        self.send(job, events);
-        let reason = if self.text.is_stopped() { FinishReason::Stop } else { reason };
-        let prompt_tokens = job.prompt.tokens.len();
-        let per_second =
-            |tokens: usize, time: Duration| (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64());
-        let decode_time = self.first_token.zip(self.last_token).map_or(Duration::ZERO, |(first, last)| last - first);
-        drop(job.queued.take());
-        job.send(ChatEvent::Finished(Finish {
-            reason,
-            usage: Some(Usage { prompt_tokens, cached_tokens: cached, completion_tokens: self.completion_tokens }),
-            timings: Timings {
-                ttft: self.first_visible.map(|first| first - job.accepted),
-                prefill_tokens_per_sec: per_second(prompt_tokens - cached, prefill),
-                decode_tokens_per_sec: per_second(self.completion_tokens.saturating_sub(1), decode_time),
-            },
-        }));
-    }
-
-    fn send(&mut self, job: &Job, events: Vec<ChatEvent>) {
-        if !events.is_empty() {
-            self.first_visible.get_or_insert_with(Instant::now);
-        }
-        for event in events {
-            job.send(event);
-        }
+    fn is_cancelled(&self) -> bool {
+        self.events.is_closed()
     }
 }
 
-/// A seed that nobody chose: the process's hash keys are random, and differ from call to call.
-fn fresh_seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(0)
-}
-
-/// Freed memory goes back to the system now, not when the allocator finds it convenient.
+/// Freed memory goes back to the system now, not when the allocators find it convenient.
 fn give_memory_back() {
+    // candle gives buffers on a GPU back when it has waited for what was asked of it.
+    if let Err(error) = device::open().synchronize() {
+        tracing::warn!(%error, "the device did not finish");
+    }
     #[cfg(target_env = "gnu")]
     {
         #[expect(unsafe_code, reason = "glibc's only way to return free memory")]

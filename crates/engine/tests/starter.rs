@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Message, Progress, Role, SamplingParams};
+use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Message, OutputConstraint, Progress, Role, SamplingParams};
 use engine::{ChatStream, EngineConfig, EngineHandle, LoadSpec, read_header};
 use futures::StreamExt;
 use serde_json::Value;
@@ -28,7 +28,7 @@ fn messages(case: &Value) -> Vec<Message> {
 }
 
 fn spec() -> LoadSpec {
-    LoadSpec { path: starter(), context_len: 1024 }
+    LoadSpec { path: starter(), context_len: 1024, cache_budget: None, available: None }
 }
 
 fn greedy(messages: Vec<Message>, max_tokens: usize) -> ChatRequest {
@@ -42,7 +42,9 @@ async fn read(mut stream: ChatStream) -> (String, Finish, Vec<Progress>) {
         match event.unwrap() {
             ChatEvent::Text(text) => answer.push_str(&text),
             ChatEvent::Thinking(text) => panic!("this model doesn't think: {text}"),
+            ChatEvent::ToolCall { call, .. } => panic!("there is no tool to call: {call:?}"),
             ChatEvent::Progress(step) => progress.push(step),
+            ChatEvent::Logprobs(_) => panic!("nobody asked for them"),
             ChatEvent::Finished(finish) => return (answer, finish, progress),
         }
     }
@@ -53,11 +55,10 @@ async fn read(mut stream: ChatStream) -> (String, Finish, Vec<Progress>) {
 async fn greedy_answers_are_llama_cpps() {
     let engine = EngineHandle::start(EngineConfig::default());
     for case in reference()["cases"].as_array().unwrap() {
-        let messages = messages(case);
-        let count = engine.count_prompt_tokens(&starter(), &messages).await.unwrap();
+        let request = greedy(messages(case), case["maxTokens"].as_u64().unwrap() as usize);
+        let count = engine.count_prompt_tokens(&starter(), &request).await.unwrap();
         assert_eq!(count, case["promptIds"].as_array().unwrap().len(), "prompt tokens of {}", case["prompt"]);
-        let max_tokens = case["maxTokens"].as_u64().unwrap() as usize;
-        let (answer, finish, _) = read(engine.chat(spec(), greedy(messages, max_tokens))).await;
+        let (answer, finish, _) = read(engine.chat(spec(), request)).await;
         assert_eq!(answer, case["text"].as_str().unwrap());
         let reason = if case["finished"].as_bool().unwrap() { FinishReason::Stop } else { FinishReason::Length };
         assert_eq!(finish.reason, reason);
@@ -95,4 +96,18 @@ fn the_header_tells_what_the_model_is() {
     assert_eq!((header.architecture.as_str(), header.quantization.as_str()), ("qwen2", "Q4_K_M"));
     assert_eq!((header.context_len, header.has_chat_template), (32_768, true));
     assert_eq!(header.kv_bytes_per_token().0, 24 * 2 * 2 * 64 * 4);
+}
+
+#[tokio::test]
+async fn a_schema_shapes_what_the_model_knows() {
+    let engine = EngineHandle::start(EngineConfig::default());
+    let schema = r#"{"type":"object","properties":{"capital":{"type":"string","maxLength":30},
+        "continent":{"enum":["Africa","Asia","Europe"]}},"required":["capital","continent"],"additionalProperties":false}"#;
+    let mut request = greedy(vec![Message::new(Role::User, "Tell me about France, as JSON.")], 60);
+    request.sampling.constraint = Some(OutputConstraint::JsonSchema(schema.to_owned()));
+    let (answer, finish, _) = read(engine.chat(spec(), request)).await;
+    assert_eq!(finish.reason, FinishReason::Stop);
+    let value: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(value, serde_json::json!({ "capital": "Paris", "continent": "Europe" }));
+    engine.shutdown().await;
 }

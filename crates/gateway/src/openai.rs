@@ -70,14 +70,15 @@ fn streamed(completion: Completion, mut encoder: ChunkEncoder) -> Response {
 }
 
 async fn whole(completion: Completion, head: &ReplyHead) -> Result<Vec<u8>, AppError> {
-    let (mut text, mut thinking) = (String::new(), String::new());
+    let (mut text, mut thinking, mut calls) = (String::new(), String::new(), Vec::new());
     let mut events = completion.into_events();
     while let Some(event) = events.next().await {
         match event? {
             ChatEvent::Text(piece) => text.push_str(&piece),
             ChatEvent::Thinking(piece) => thinking.push_str(&piece),
-            ChatEvent::Finished(finish) => return Ok(encode_response(head, &text, &thinking, &finish)),
-            ChatEvent::Progress(_) => {}
+            ChatEvent::ToolCall { call, .. } => calls.push(call),
+            ChatEvent::Finished(finish) => return Ok(encode_response(head, &text, &thinking, &calls, &finish)),
+            ChatEvent::Progress(_) | ChatEvent::Logprobs(_) => {}
         }
     }
     Err(AppError { code: ErrorCode::CutOff, sentence: "The answer ended in the middle.".to_owned(), hint: None })

@@ -1,17 +1,25 @@
-use candle_core::{D, DType, Device, Result, Tensor};
+use std::ops::Range;
+
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::attention::AttnMask;
 
-use crate::KvLayer;
+use crate::{KvLayer, KvShape, Span, softmax};
 
-/// Causal attention of `queries` `(tokens, heads, head_dim)` over a cache whose last tokens are theirs. Several heads
-/// share one head of the cache, which is never repeated in memory. Gives `(tokens, heads · head_dim)`.
+/// Causal attention of `queries` `(tokens, heads, key_dim)` over a cache whose last tokens are theirs. Several heads
+/// share one head of the cache, which is never repeated in memory. `sinks` `(heads)` are scores of a token that has no
+/// value. Gives `(tokens, heads · value_dim)`.
 ///
 /// # Errors
 /// When the cache has fewer tokens than there are queries, or the shapes don't fit together.
-pub fn attention(queries: &Tensor, cache: &KvLayer, scale: f32) -> Result<Tensor> {
+pub fn attention(queries: &Tensor, cache: &KvLayer, scale: f32, sinks: Option<&Tensor>) -> Result<Tensor> {
     let (tokens, heads, head_dim) = queries.dims3()?;
+    let shape = cache.shape();
+    let is_plain = sinks.is_none()
+        && shape.key_dim == shape.value_dim
+        && shape.span.first_seen(cache.len() - 1) == 0
+        && cache.start() == 0;
     match queries.device() {
-        Device::Cpu if queries.dtype() == DType::F32 => {
+        Device::Cpu if is_plain && queries.dtype() == DType::F32 => {
             let (keys, values) = cache.stored()?;
             let mask = AttnMask::causal_with_offset(cache.len() - tokens);
             let (queries, keys, values) =
@@ -19,43 +27,95 @@ pub fn attention(queries: &Tensor, cache: &KvLayer, scale: f32) -> Result<Tensor
             let out = candle_nn::attention::flash_attn::<f32>(&queries, &keys, &values, scale, mask, None, None)?;
             out.squeeze(0)?.transpose(0, 1)?.reshape((tokens, heads * head_dim))
         }
-        // The head lengths that candle's Metal kernel was written for.
-        Device::Metal(_) if matches!(head_dim, 32 | 64 | 72 | 80 | 96 | 128 | 256) => {
+        Device::Metal(_) if is_plain && METAL_HEAD_DIMS.contains(&head_dim) => {
             let (keys, values) = cache.heads_first()?;
             let heads_first = queries.transpose(0, 1)?.to_dtype(keys.dtype())?.contiguous()?.unsqueeze(0)?;
             let (keys, values) = (keys.unsqueeze(0)?, values.unsqueeze(0)?);
             let out = candle_nn::ops::sdpa(&heads_first, &keys, &values, None, tokens > 1, scale, 1.0)?;
             out.squeeze(0)?.transpose(0, 1)?.reshape((tokens, heads * head_dim))?.to_dtype(queries.dtype())
         }
-        _ => attention_reference(queries, cache, scale),
+        _ => attention_reference(queries, cache, scale, sinks),
     }
+}
+
+/// Head lengths that candle's Metal kernel was written for.
+const METAL_HEAD_DIMS: [usize; 7] = [32, 64, 72, 80, 96, 128, 256];
+
+/// Scores that exist at once are at most so many, 64 MiB, where one query doesn't have more: over a long cache fewer
+/// queries are run at once.
+pub const MOST_SCORES: usize = 1 << 24;
+
+/// Bytes that [`attention`] takes beside its cache and its output, for `tokens` queries over `stored` tokens.
+pub fn attention_scratch_bytes(tokens: usize, heads: usize, stored: usize, shape: &KvShape, has_sinks: bool) -> u64 {
+    let sees_all = shape.span.most_seen().is_none_or(|seen| seen >= stored);
+    let has_kernel = !cfg!(feature = "cuda") && (!cfg!(feature = "metal") || METAL_HEAD_DIMS.contains(&shape.key_dim));
+    if has_kernel && shape.key_dim == shape.value_dim && sees_all && !has_sinks {
+        return 0;
+    }
+    let [tokens, heads, stored] = [tokens, heads, stored].map(|count| count as u64);
+    let copies = stored.saturating_mul((shape.kv_heads * (shape.key_dim + shape.value_dim)) as u64);
+    let row = heads.saturating_mul(stored);
+    let scores = tokens.saturating_mul(row).min(row.max(MOST_SCORES as u64));
+    // Of the scores two versions at a time, with sinks three, and the mask that all heads share.
+    let versions = scores.saturating_mul(2 + u64::from(has_sinks)).saturating_add(scores / heads.max(1));
+    versions.saturating_add(copies).saturating_mul(4)
 }
 
 /// [`attention`] in plain candle ops.
 ///
 /// # Errors
 /// When the cache has fewer tokens than there are queries, or the shapes don't fit together.
-pub fn attention_reference(queries: &Tensor, cache: &KvLayer, scale: f32) -> Result<Tensor> {
-    let (tokens, heads, head_dim) = queries.dims3()?;
-    let (keys, values) = cache.heads_first()?;
-    let (keys, values) = (keys.to_dtype(DType::F32)?.contiguous()?, values.to_dtype(DType::F32)?.contiguous()?);
-    let (kv_heads, past_and_new, _) = keys.dims3()?;
-    let group = heads / kv_heads;
-    // The heads that share a head of the cache become more rows of the same product.
-    let rows = queries.to_dtype(DType::F32)?.transpose(0, 1)?.contiguous()?;
-    let rows = (rows.reshape((kv_heads, group * tokens, head_dim))? * f64::from(scale))?;
-    let scores = rows.matmul(&keys.transpose(1, 2)?)?.reshape((heads, tokens, past_and_new))?;
-    let mask = causal_mask(tokens, past_and_new, queries.device())?;
-    let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
-    let out = weights.reshape((kv_heads, group * tokens, past_and_new))?.matmul(&values)?;
-    let out = out.reshape((heads, tokens, head_dim))?.transpose(0, 1)?;
-    out.reshape((tokens, heads * head_dim))?.to_dtype(queries.dtype())
+pub fn attention_reference(queries: &Tensor, cache: &KvLayer, scale: f32, sinks: Option<&Tensor>) -> Result<Tensor> {
+    let scores_per_query = queries.dim(1)? * (cache.len() - cache.start());
+    attention_in_steps(queries, cache, scale, sinks, (MOST_SCORES / scores_per_query.max(1)).max(1))
 }
 
-fn causal_mask(tokens: usize, past_and_new: usize, device: &Device) -> Result<Tensor> {
-    let past = past_and_new - tokens;
-    let mask: Vec<f32> = (0..tokens)
-        .flat_map(|i| (0..past_and_new).map(move |j| if j > past + i { f32::NEG_INFINITY } else { 0.0 }))
+/// [`attention_reference`] with `step` queries at once.
+pub(crate) fn attention_in_steps(
+    queries: &Tensor,
+    cache: &KvLayer,
+    scale: f32,
+    sinks: Option<&Tensor>,
+    step: usize,
+) -> Result<Tensor> {
+    let (tokens, heads, key_dim) = queries.dims3()?;
+    let (keys, values) = cache.heads_first()?;
+    let (keys, values) = (keys.to_dtype(DType::F32)?.contiguous()?, values.to_dtype(DType::F32)?.contiguous()?);
+    let (kv_heads, stored, value_dim) = values.dims3()?;
+    let group = heads / kv_heads;
+    let part = |start: usize, tokens: usize, first: usize| {
+        // The heads that share a head of the cache become more rows of the same product.
+        let rows = queries.narrow(0, start, tokens)?.to_dtype(DType::F32)?.transpose(0, 1)?.contiguous()?;
+        let rows = (rows.reshape((kv_heads, group * tokens, key_dim))? * f64::from(scale))?;
+        let mask = span_mask(first..first + tokens, cache.start()..cache.len(), cache.shape().span, queries.device())?;
+        let scores = rows.matmul(&keys.transpose(1, 2)?)?.reshape((heads, tokens, stored))?.broadcast_add(&mask)?;
+        let weights = match sinks {
+            None => softmax(&scores, 2)?,
+            Some(sinks) => {
+                let sinks = sinks.to_dtype(DType::F32)?.reshape((heads, 1, 1))?.broadcast_as((heads, tokens, 1))?;
+                let with_sink = Tensor::cat(&[scores, sinks.contiguous()?], 2)?;
+                softmax(&with_sink, 2)?.narrow(2, 0, stored)?.contiguous()?
+            }
+        };
+        let out = weights.reshape((kv_heads, group * tokens, stored))?.matmul(&values)?;
+        let out = out.reshape((heads, tokens, value_dim))?.transpose(0, 1)?;
+        out.reshape((tokens, heads * value_dim))?.to_dtype(queries.dtype())
+    };
+    let first = cache.len() - tokens;
+    let starts = (0..tokens).step_by(step);
+    let outs: Vec<Tensor> =
+        starts.map(|start| part(start, step.min(tokens - start), first + start)).collect::<Result<_>>()?;
+    Tensor::cat(&outs, 0)
+}
+
+/// What the positions `queries` see of the positions `stored`: 0 or −∞, `(1, queries, stored)`.
+fn span_mask(queries: Range<usize>, stored: Range<usize>, span: Span, device: &Device) -> Result<Tensor> {
+    let shape = (1, queries.len(), stored.len());
+    let mask: Vec<f32> = queries
+        .flat_map(|query| {
+            let seen = span.first_seen(query)..=query;
+            stored.clone().map(move |key| if seen.contains(&key) { 0.0 } else { f32::NEG_INFINITY })
+        })
         .collect();
-    Tensor::from_vec(mask, (1, tokens, past_and_new), device)
+    Tensor::from_vec(mask, shape, device)
 }

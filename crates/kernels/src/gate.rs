@@ -20,3 +20,11 @@ pub fn silu_gate(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 pub fn silu_gate_reference(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.silu()? * up
 }
+
+/// `1 / (1 + e⁻ˣ)`
+///
+/// # Errors
+/// Where the device has no memory for it.
+pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    candle_nn::ops::sigmoid(x)
+}

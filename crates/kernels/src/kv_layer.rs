@@ -1,75 +1,288 @@
 use candle_core::{DType, Device, Result, Tensor};
 
+/// Which of the tokens before it a query sees; itself always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// All of them.
+    All,
+    /// The last so many, itself among them.
+    Window(usize),
+    /// Those of its own chunk: positions from the last multiple of this length on.
+    Chunk(usize),
+}
+
+impl Span {
+    /// The first position that a query at `position` sees.
+    pub const fn first_seen(self, position: usize) -> usize {
+        match self {
+            Self::All => 0,
+            Self::Window(len) => (position + 1).saturating_sub(len),
+            Self::Chunk(len) => position - position % len,
+        }
+    }
+
+    /// The most tokens that one query sees; `None` is as many as there are.
+    pub const fn most_seen(self) -> Option<usize> {
+        match self {
+            Self::All => None,
+            Self::Window(len) | Self::Chunk(len) => Some(len),
+        }
+    }
+}
+
+/// What one layer stores of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Length of a key.
+    pub key_dim: usize,
+    /// Length of a value.
+    pub value_dim: usize,
+    /// Values are the first `value_dim` of each key, so only keys are stored: latent attention.
+    pub values_in_keys: bool,
+    /// Which tokens are seen; the others are forgotten.
+    pub span: Span,
+}
+
+/// One tensor of a layer's storage: `(tokens, kv_heads, width)` on the CPU, heads first elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plane {
+    /// What it has of one token's head.
+    pub width: usize,
+    /// Type of its values.
+    pub dtype: DType,
+}
+
+impl KvShape {
+    /// Values stored for one token.
+    pub const fn values_per_token(&self) -> usize {
+        self.kv_heads * (self.key_dim + if self.values_in_keys { 0 } else { self.value_dim })
+    }
+
+    /// What is stored where keys and values have the type `dtype`: keys, then values where they are not in the keys.
+    fn planes(&self, dtype: DType) -> Vec<Plane> {
+        let values = (!self.values_in_keys).then_some(self.value_dim);
+        [self.key_dim].into_iter().chain(values).map(|width| Plane { width, dtype }).collect()
+    }
+}
+
 /// Keys and values of one layer. New ones are written in place; the storage grows in steps and shrinks only by being
-/// dropped, so that trimming and going on costs nothing.
+/// dropped, so that trimming and going on costs nothing. With a window, what no later token sees makes room.
 #[derive(Debug)]
 pub struct KvLayer {
-    kv_heads: usize,
-    head_dim: usize,
+    shape: KvShape,
     dtype: DType,
     device: Device,
     growth_step: usize,
-    len: usize,
+    /// Position of the first stored token.
+    start: usize,
+    /// Position after the last stored token.
+    end: usize,
+    /// Tokens that the storage has room for; 0 where it is shared with [`KvRows`] and never written to.
     capacity: usize,
-    storage: Option<(Tensor, Tensor)>,
+    /// Of [`KvShape::planes`]; empty where there is no storage.
+    storage: Vec<Tensor>,
+}
+
+/// What a layer stores of some tokens, as it stores them: enough to go on from there again.
+#[derive(Clone, Debug)]
+pub struct KvRows {
+    /// Position of the first token.
+    pub start: usize,
+    /// Position after the last token.
+    pub end: usize,
+    /// Of each of [`KvLayer::planes`] the tokens' part; empty where there are no tokens.
+    pub planes: Vec<Tensor>,
+}
+
+impl KvRows {
+    /// Bytes that are allocated.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.planes.iter().map(|plane| (plane.elem_count() * plane.dtype().size_in_bytes()) as u64).sum()
+    }
 }
 
 impl KvLayer {
     /// An empty layer that takes no memory yet and grows by `growth_step` tokens at a time.
-    pub fn new(kv_heads: usize, head_dim: usize, growth_step: usize, dtype: DType, device: &Device) -> Self {
-        let growth_step = growth_step.max(1);
-        Self { kv_heads, head_dim, dtype, device: device.clone(), growth_step, len: 0, capacity: 0, storage: None }
+    pub fn new(shape: KvShape, growth_step: usize, dtype: DType, device: &Device) -> Self {
+        Self {
+            shape,
+            dtype,
+            device: device.clone(),
+            growth_step: growth_step.max(1),
+            start: 0,
+            end: 0,
+            capacity: 0,
+            storage: Vec::new(),
+        }
     }
 
-    /// Tokens in it.
+    /// Tokens that were appended, those that were forgotten among them: the position of the next.
     pub const fn len(&self) -> usize {
-        self.len
+        self.end
     }
 
-    /// Whether no token is in it.
+    /// Whether no token was appended.
     pub const fn is_empty(&self) -> bool {
-        self.len == 0
+        self.end == 0
+    }
+
+    /// What is stored of each token.
+    pub const fn shape(&self) -> &KvShape {
+        &self.shape
+    }
+
+    /// Position of the first token that is still stored.
+    pub const fn start(&self) -> usize {
+        self.start
+    }
+
+    /// The tensors that the storage consists of, whether or not there is any yet.
+    pub fn planes(&self) -> Vec<Plane> {
+        self.shape.planes(self.dtype)
+    }
+
+    /// Dimensions of `plane` with so many tokens.
+    pub const fn plane_dims(&self, plane: Plane, tokens: usize) -> (usize, usize, usize) {
+        match self.token_axis() {
+            0 => (tokens, self.shape.kv_heads, plane.width),
+            _ => (self.shape.kv_heads, tokens, plane.width),
+        }
+    }
+
+    /// Where it is stored.
+    pub const fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Bytes that are allocated.
     pub fn allocated_bytes(&self) -> u64 {
-        (2 * self.capacity * self.kv_heads * self.head_dim * self.dtype.size_in_bytes()) as u64
+        (self.capacity * self.shape.values_per_token() * self.dtype.size_in_bytes()) as u64
     }
 
-    /// Forgets every token from the `len`-th on; does nothing where there are no more than that.
+    /// Whether everything is still here that the token at position `len` sees.
+    pub const fn can_trim(&self, len: usize) -> bool {
+        len >= self.end || self.start == 0 || self.shape.span.first_seen(len) >= self.start
+    }
+
+    /// Forgets every token from the `len`-th on; does nothing where there are no more than that. Where
+    /// [`Self::can_trim`] says no, nothing is left.
     pub fn trim(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        if !self.can_trim(len) {
+            (self.start, self.end) = (0, 0);
+        } else if len < self.end {
+            self.end = len;
+            self.start = self.start.min(len);
+        }
     }
 
-    /// Appends keys and values of shape `(tokens, kv_heads, head_dim)`.
+    /// A layer of its own with the tokens before `len`.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn copy(&self, len: usize) -> Result<Self> {
+        let mut copy = Self::new(self.shape, self.growth_step, self.dtype, &self.device);
+        copy.fill(&self.part(self.start.min(len), self.end.min(len))?)?;
+        Ok(copy)
+    }
+
+    /// All that is stored, without a copy: good until the layer changes.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn rows(&self) -> Result<KvRows> {
+        self.part(self.start, self.end)
+    }
+
+    /// What later tokens see, apart from the layer's storage.
+    ///
+    /// # Errors
+    /// When there is no memory for a copy.
+    pub fn tail(&self) -> Result<KvRows> {
+        let mut tail = self.part(self.first_kept(), self.end)?;
+        for plane in &mut tail.planes {
+            *plane = plane.force_contiguous()?;
+        }
+        Ok(tail)
+    }
+
+    /// Goes back, or forward again, to where `tail` was taken of this layer.
+    pub fn restore(&mut self, tail: &KvRows) {
+        (self.start, self.end, self.capacity) = (tail.start, tail.end, 0);
+        self.storage.clone_from(&tail.planes);
+    }
+
+    /// Has a copy of `rows` instead of what it had.
+    ///
+    /// # Errors
+    /// When they are those of another kind of layer, or there is no memory for them.
+    pub fn fill(&mut self, rows: &KvRows) -> Result<()> {
+        let tokens = rows.end - rows.start;
+        if tokens > 0 && rows.planes.len() != self.planes().len() {
+            candle_core::bail!("{} planes for a layer of {}", rows.planes.len(), self.planes().len());
+        }
+        let capacity = tokens.next_multiple_of(self.growth_step);
+        self.storage = if tokens == 0 { Vec::new() } else { self.allocate(capacity, &rows.planes)? };
+        (self.start, self.end, self.capacity) = (rows.start, rows.end, capacity);
+        Ok(())
+    }
+
+    /// Appends keys `(tokens, kv_heads, key_dim)` and values `(tokens, kv_heads, value_dim)`, which are ignored where
+    /// they are a part of the keys.
     ///
     /// # Errors
     /// When the shapes are others, or there is no memory for more.
     pub fn append(&mut self, keys: &Tensor, values: &Tensor) -> Result<()> {
         let tokens = keys.dim(0)?;
-        self.reserve(self.len + tokens)?;
-        let axis = self.token_axis();
-        let Some((stored_keys, stored_values)) = &self.storage else { candle_core::bail!("no storage after reserve") };
-        for (stored, new) in [(stored_keys, keys), (stored_values, values)] {
+        self.make_room(tokens)?;
+        let (axis, at) = (self.token_axis(), self.end - self.start);
+        for (stored, new) in self.storage.iter().zip([keys, values]) {
             let new = new.to_dtype(self.dtype)?;
             let new = if axis == 0 { new } else { new.transpose(0, 1)? };
-            stored.slice_set(&new.contiguous()?, axis, self.len)?;
+            stored.slice_set(&new.contiguous()?, axis, at)?;
         }
-        self.len += tokens;
+        self.end += tokens;
         Ok(())
     }
 
-    /// Keys and values as `(kv_heads, tokens, head_dim)`, without a copy.
-    pub(crate) fn heads_first(&self) -> Result<(Tensor, Tensor)> {
+    /// Stored keys and values as `(kv_heads, tokens, dim)`, without a copy.
+    ///
+    /// # Errors
+    /// When nothing was ever appended.
+    pub fn heads_first(&self) -> Result<(Tensor, Tensor)> {
         let (keys, values) = self.stored()?;
         if self.token_axis() == 0 { Ok((keys.transpose(0, 1)?, values.transpose(0, 1)?)) } else { Ok((keys, values)) }
     }
 
-    /// Keys and values as they are stored: `(tokens, kv_heads, head_dim)` on the CPU, heads first elsewhere.
+    /// Keys and values as they are stored: `(tokens, kv_heads, dim)` on the CPU, heads first elsewhere.
     pub(crate) fn stored(&self) -> Result<(Tensor, Tensor)> {
-        let Some((keys, values)) = &self.storage else { candle_core::bail!("attention over an empty cache") };
-        let axis = self.token_axis();
-        Ok((keys.narrow(axis, 0, self.len)?, values.narrow(axis, 0, self.len)?))
+        let rows = self.rows()?;
+        let Some(keys) = rows.planes.first() else { candle_core::bail!("attention over an empty cache") };
+        let values = match rows.planes.get(1) {
+            Some(values) => values.clone(),
+            None => keys.narrow(2, 0, self.shape.value_dim)?,
+        };
+        Ok((keys.clone(), values))
+    }
+
+    /// The stored tokens from `start` to `end`, without a copy.
+    fn part(&self, start: usize, end: usize) -> Result<KvRows> {
+        let part = |plane: &Tensor| plane.narrow(self.token_axis(), start - self.start, end - start);
+        let planes = if start == end { Ok(Vec::new()) } else { self.storage.iter().map(part).collect() };
+        Ok(KvRows { start, end, planes: planes? })
+    }
+
+    /// Storage for `capacity` tokens that begins with `rows`, of which there may be none.
+    fn allocate(&self, capacity: usize, rows: &[Tensor]) -> Result<Vec<Tensor>> {
+        let planes = self.planes();
+        let empty =
+            planes.iter().map(|plane| Tensor::zeros(self.plane_dims(*plane, capacity), plane.dtype, &self.device));
+        let storage = empty.collect::<Result<Vec<_>>>()?;
+        for (stored, rows) in storage.iter().zip(rows) {
+            stored.slice_set(&rows.contiguous()?, self.token_axis(), 0)?;
+        }
+        Ok(storage)
     }
 
     /// candle's attention wants tokens outermost on the CPU and heads outermost on a GPU.
@@ -80,25 +293,23 @@ impl KvLayer {
         }
     }
 
-    fn reserve(&mut self, len: usize) -> Result<()> {
-        if len <= self.capacity {
+    /// The first position that the next token sees, and every later one at most.
+    fn first_kept(&self) -> usize {
+        self.shape.span.first_seen(self.end).clamp(self.start, self.end)
+    }
+
+    /// Makes room for `tokens` more: first by forgetting what none of them sees, then by growing. Forgetting waits until
+    /// there is no room, so that a few tokens can be trimmed again.
+    fn make_room(&mut self, tokens: usize) -> Result<()> {
+        if self.end - self.start + tokens <= self.capacity {
             return Ok(());
         }
-        let capacity = len.next_multiple_of(self.growth_step);
-        let axis = self.token_axis();
-        let shape = match axis {
-            0 => (capacity, self.kv_heads, self.head_dim),
-            _ => (self.kv_heads, capacity, self.head_dim),
-        };
-        let keys = Tensor::zeros(shape, self.dtype, &self.device)?;
-        let values = Tensor::zeros(shape, self.dtype, &self.device)?;
-        if self.len > 0 {
-            let (old_keys, old_values) = self.stored()?;
-            keys.slice_set(&old_keys.contiguous()?, axis, 0)?;
-            values.slice_set(&old_values.contiguous()?, axis, 0)?;
-        }
-        self.storage = Some((keys, values));
-        self.capacity = capacity;
+        let kept = self.part(self.first_kept(), self.end)?;
+        // A step of slack beyond the window: less and every token would move the rest.
+        let needed = (kept.end - kept.start + tokens + 1).next_multiple_of(self.growth_step);
+        let capacity = needed.max(self.capacity);
+        self.storage = self.allocate(capacity, &kept.planes)?;
+        (self.start, self.capacity) = (kept.start, capacity);
         Ok(())
     }
 }

@@ -2,9 +2,15 @@ use candle_core::{DType, Device, Result, Tensor};
 use proptest::prelude::*;
 
 use super::*;
+use crate::attention::attention_in_steps;
 
 fn random(shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
     Tensor::randn(0_f32, 1.0, shape, &Device::Cpu)
+}
+
+/// Keys and values of one length.
+fn plain(kv_heads: usize, head_dim: usize, span: Span) -> KvShape {
+    KvShape { kv_heads, key_dim: head_dim, value_dim: head_dim, values_in_keys: false, span }
 }
 
 fn assert_close(fast: &Tensor, reference: &Tensor) {
@@ -23,10 +29,13 @@ proptest! {
     }
 
     #[test]
-    fn rope_is_its_reference(tokens in 1_usize..9, heads in 1_usize..5, half in 1_usize..40, interleaved: bool) {
+    fn rope_is_its_reference(
+        tokens in 1_usize..9, heads in 1_usize..5, half in 1_usize..40, rest in 0_usize..9, interleaved: bool,
+    ) {
         let pairing = if interleaved { Pairing::Interleaved } else { Pairing::Halves };
         let angles = random((tokens, half)).unwrap();
-        let (x, cos, sin) = (random((tokens, heads, 2 * half)).unwrap(), angles.cos().unwrap(), angles.sin().unwrap());
+        let x = random((tokens, heads, 2 * half + rest)).unwrap();
+        let (cos, sin) = (angles.cos().unwrap(), angles.sin().unwrap());
         assert_close(&rope(&x, &cos, &sin, pairing).unwrap(), &rope_reference(&x, &cos, &sin, pairing).unwrap());
     }
 
@@ -39,15 +48,79 @@ proptest! {
     #[test]
     fn attention_is_its_reference(
         past in 0_usize..40, tokens in 1_usize..20, kv_heads in 1_usize..4, group in 1_usize..4, eighths in 1_usize..9,
+        span in prop_oneof![Just(Span::All), (1_usize..50).prop_map(Span::Window), (1_usize..50).prop_map(Span::Chunk)],
     ) {
         let head_dim = 8 * eighths;
-        let mut cache = KvLayer::new(kv_heads, head_dim, 16, DType::F32, &Device::Cpu);
+        let mut cache = KvLayer::new(plain(kv_heads, head_dim, span), 16, DType::F32, &Device::Cpu);
         for part in [past, tokens].into_iter().filter(|part| *part > 0) {
             let shape = (part, kv_heads, head_dim);
             cache.append(&random(shape).unwrap(), &random(shape).unwrap()).unwrap();
         }
         let queries = random((tokens, kv_heads * group, head_dim)).unwrap();
-        assert_close(&attention(&queries, &cache, 0.3).unwrap(), &attention_reference(&queries, &cache, 0.3).unwrap());
+        assert_close(
+            &attention(&queries, &cache, 0.3, None).unwrap(),
+            &attention_reference(&queries, &cache, 0.3, None).unwrap(),
+        );
+    }
+
+    /// However many queries are run at once, the answer is the same.
+    #[test]
+    fn attention_in_steps_is_attention_at_once(
+        past in 1_usize..40, tokens in 1_usize..20, step in 1_usize..9, has_sinks: bool,
+        span in prop_oneof![Just(Span::All), (1_usize..50).prop_map(Span::Window), (1_usize..50).prop_map(Span::Chunk)],
+    ) {
+        let mut cache = KvLayer::new(plain(2, 8, span), 16, DType::F32, &Device::Cpu);
+        let shape = (past + tokens, 2, 8);
+        cache.append(&random(shape).unwrap(), &random(shape).unwrap()).unwrap();
+        let (queries, sinks) = (random((tokens, 4, 8)).unwrap(), random(4).unwrap());
+        let sinks = has_sinks.then_some(&sinks);
+        assert_close(
+            &attention_in_steps(&queries, &cache, 0.3, sinks, step).unwrap(),
+            &attention_reference(&queries, &cache, 0.3, sinks).unwrap(),
+        );
+    }
+
+    /// Keys in two sets, the second chosen anew for each token, are the same keys in one layer.
+    #[test]
+    fn sets_of_keys_are_one_layer(past in 1_usize..20, tokens in 1_usize..9, heads in 1_usize..5) {
+        let shape = KvShape { values_in_keys: true, ..plain(1, 8, Span::All) };
+        let mut cache = KvLayer::new(shape, 16, DType::F32, &Device::Cpu);
+        let keys = random((past + tokens, 1, 8)).unwrap();
+        cache.append(&keys, &keys).unwrap();
+        let (queries, sinks) = (random((tokens, heads, 8)).unwrap(), random(heads).unwrap());
+        let stored = cache.heads_first().unwrap().0;
+        let causal = (0..tokens).flat_map(|token| (0..tokens).map(move |key| if key > token { f32::NEG_INFINITY } else { 0.0 }));
+        let own = KeySet {
+            keys: stored.narrow(1, past, tokens).unwrap(),
+            mask: Tensor::from_vec(causal.collect::<Vec<_>>(), (tokens, 1, tokens), &Device::Cpu).unwrap(),
+        };
+        let earlier = KeySet {
+            keys: stored.narrow(1, 0, past).unwrap().repeat((tokens, 1, 1)).unwrap(),
+            mask: Tensor::zeros((tokens, 1, past), DType::F32, &Device::Cpu).unwrap(),
+        };
+        let found = attention_over_sets(&queries, &[own, earlier], 0.3, &sinks).unwrap().flatten_from(1).unwrap();
+        assert_close(&found, &attention_reference(&queries, &cache, 0.3, Some(&sinks)).unwrap());
+    }
+
+    /// What a span leaves out may be forgotten: the same as over everything with a mask.
+    #[test]
+    fn a_layer_that_forgets_is_one_that_masks(
+        parts in prop::collection::vec(1_usize..30, 1..12), window in 1_usize..20, is_chunk: bool,
+    ) {
+        let span = if is_chunk { Span::Chunk(window) } else { Span::Window(window) };
+        let mut forgets = KvLayer::new(plain(1, 8, span), 4, DType::F32, &Device::Cpu);
+        let mut keeps = KvLayer::new(plain(1, 8, span), 1024, DType::F32, &Device::Cpu);
+        for tokens in parts {
+            let (keys, values) = (random((tokens, 1, 8)).unwrap(), random((tokens, 1, 8)).unwrap());
+            forgets.append(&keys, &values).unwrap();
+            keeps.append(&keys, &values).unwrap();
+            let queries = random((tokens, 2, 8)).unwrap();
+            assert_close(
+                &attention(&queries, &forgets, 0.3, None).unwrap(),
+                &attention_reference(&queries, &keeps, 0.3, None).unwrap(),
+            );
+        }
+        assert!(forgets.allocated_bytes() <= keeps.allocated_bytes());
     }
 }
 
@@ -55,16 +128,65 @@ proptest! {
 fn a_trimmed_layer_is_a_fresh_one() -> Result<()> {
     let shape = |tokens| (tokens, 2, 8);
     let (kept, dropped, new) = (random(shape(5))?, random(shape(20))?, random(shape(3))?);
-    let mut trimmed = KvLayer::new(2, 8, 4, DType::F32, &Device::Cpu);
+    let mut trimmed = KvLayer::new(plain(2, 8, Span::All), 4, DType::F32, &Device::Cpu);
     trimmed.append(&kept, &kept)?;
     trimmed.append(&dropped, &dropped)?;
     trimmed.trim(5);
     trimmed.append(&new, &new)?;
-    let mut fresh = KvLayer::new(2, 8, 64, DType::F32, &Device::Cpu);
+    let mut fresh = KvLayer::new(plain(2, 8, Span::All), 64, DType::F32, &Device::Cpu);
     fresh.append(&Tensor::cat(&[&kept, &new], 0)?, &Tensor::cat(&[&kept, &new], 0)?)?;
     assert_eq!(trimmed.len(), 8);
     let queries = random((1, 4, 8))?;
-    assert_close(&attention(&queries, &trimmed, 1.0)?, &attention(&queries, &fresh, 1.0)?);
+    assert_close(&attention(&queries, &trimmed, 1.0, None)?, &attention(&queries, &fresh, 1.0, None)?);
+    Ok(())
+}
+
+#[test]
+fn a_layer_goes_on_from_its_tail() -> Result<()> {
+    let shape = |tokens| (tokens, 1, 8);
+    let (first, dropped, new) = (random(shape(30))?, random(shape(20))?, random(shape(3))?);
+    let mut layer = KvLayer::new(plain(1, 8, Span::Window(6)), 4, DType::F32, &Device::Cpu);
+    layer.append(&first, &first)?;
+    let mut straight = KvLayer::new(plain(1, 8, Span::Window(6)), 4, DType::F32, &Device::Cpu);
+    straight.append(&first, &first)?;
+    straight.append(&new, &new)?;
+    let tail = layer.tail()?;
+    let queries = random((3, 2, 8))?;
+    // Twice: what is appended after the tail must not be written into it.
+    for _ in 0..2 {
+        // The first of them keeps the window that it sees, the second forgets it.
+        layer.append(&dropped, &dropped)?;
+        layer.append(&dropped, &dropped)?;
+        layer.append(&dropped, &dropped)?;
+        assert!(!layer.can_trim(30));
+        layer.restore(&tail);
+        layer.append(&new, &new)?;
+        assert_eq!(layer.len(), 33);
+        assert_close(&attention(&queries, &layer, 1.0, None)?, &attention(&queries, &straight, 1.0, None)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_filled_layer_is_the_one_that_its_rows_are_of() -> Result<()> {
+    let (first, new) = (random((30, 1, 8))?, random((3, 1, 8))?);
+    let layer = || KvLayer::new(plain(1, 8, Span::Window(6)), 4, DType::F32, &Device::Cpu);
+    let (mut source, mut filled) = (layer(), layer());
+    for _ in 0..2 {
+        source.append(&first, &first)?;
+    }
+    filled.fill(&source.rows()?)?;
+    assert_eq!((filled.start(), filled.len()), (source.start(), 60));
+    let queries = random((3, 2, 8))?;
+    for layer in [&mut source, &mut filled] {
+        layer.append(&new, &new)?;
+    }
+    let out = |layer: &KvLayer| attention(&queries, layer, 1.0, None)?.to_vec2::<f32>();
+    assert_eq!(out(&filled)?, out(&source)?);
+    let mut keys_alone =
+        KvLayer::new(KvShape { values_in_keys: true, ..*layer().shape() }, 4, DType::F32, &Device::Cpu);
+    assert!(keys_alone.fill(&source.rows()?).is_err());
+    assert!(keys_alone.is_empty());
     Ok(())
 }
 

@@ -30,7 +30,9 @@ async fn main() -> anyhow::Result<()> {
     while let Some(event) = events.next().await {
         match event? {
             ChatEvent::Text(text) | ChatEvent::Thinking(text) => print!("{text}"),
+            ChatEvent::ToolCall { call, .. } => print!("{}({})", call.name, call.arguments.expose()),
             ChatEvent::Progress(progress) => println!("{progress:?}"),
+            ChatEvent::Logprobs(logprobs) => println!("{logprobs:?}"),
             ChatEvent::Finished(finish) => println!("\n{finish:#?}"),
         }
         std::io::stdout().flush()?;

@@ -3,13 +3,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use chat::{ChatEvent, Finish, FinishReason, Redacted, Timings, Usage};
+use chat::{ChatEvent, Finish, FinishReason, Redacted, Timings, ToolCall, Usage};
 use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{RequestBuilder, Response, StatusCode};
 use tokio::time::timeout;
-use wire::openai::{Piece, decode_chunk, decode_error, decode_response};
+use wire::openai::{Piece, ToolCallPart, decode_chunk, decode_error, decode_response};
 use wire::sse::{DONE, SseDecoder, SseEvent};
 
 use crate::client::{read_bounded, without_key};
@@ -19,6 +19,8 @@ use crate::{NodeConfig, NodeError};
 /// The most bytes of an error that are read, and of an answer that comes in one piece.
 const ERROR_LIMIT: usize = 64 << 10;
 const ANSWER_LIMIT: usize = 16 << 20;
+/// The most calls of tools in one answer.
+const MOST_CALLS: usize = 128;
 /// How long the token counts and the end mark may take once the answer is whole.
 const AFTER_FINISH: Duration = Duration::from_secs(5);
 
@@ -66,6 +68,8 @@ pub(crate) struct Answer {
     reason: Option<FinishReason>,
     usage: Option<Usage>,
     told: Option<Timings>,
+    /// The calls that came so far, by the index that the node gives them.
+    calls: Vec<(usize, ToolCall)>,
 }
 
 impl Answer {
@@ -86,6 +90,7 @@ impl Answer {
             reason: None,
             usage: None,
             told: None,
+            calls: Vec::new(),
         }
     }
 
@@ -254,11 +259,17 @@ impl Answer {
             self.end(Err(NodeError::Failed { sentence }));
             return false;
         }
-        if piece.text.is_some() || piece.thinking.is_some() {
+        if piece.text.is_some() || piece.thinking.is_some() || !piece.tool_calls.is_empty() {
             self.meter.note(Instant::now());
         }
         self.out.extend(piece.thinking.map(|text| Ok(ChatEvent::Thinking(text))));
         self.out.extend(piece.text.map(|text| Ok(ChatEvent::Text(text))));
+        for part in piece.tool_calls {
+            if !self.take_call(part) {
+                self.end(Err(NodeError::not_a_node("it asks for more calls than an answer can hold")));
+                return false;
+            }
+        }
         self.usage = piece.usage.or(self.usage);
         self.told = piece.timings.or(self.told);
         match piece.finish {
@@ -274,8 +285,27 @@ impl Answer {
         }
     }
 
+    /// Parts of calls are put together; a call is told when it is whole, which only the end of the answer says. False
+    /// where there are too many.
+    fn take_call(&mut self, part: ToolCallPart) -> bool {
+        let at = self.calls.iter().position(|(index, _)| *index == part.index).unwrap_or_else(|| {
+            self.calls.push((part.index, ToolCall::default()));
+            self.calls.len() - 1
+        });
+        let call = &mut self.calls[at].1;
+        call.arguments.0.push_str(part.arguments.expose());
+        call.id = part.id.unwrap_or_else(|| std::mem::take(&mut call.id));
+        call.name = part.name.unwrap_or_else(|| std::mem::take(&mut call.name));
+        let bytes: usize = self.calls.iter().map(|(_, call)| call.arguments.expose().len()).sum();
+        self.calls.len() <= MOST_CALLS && bytes <= ANSWER_LIMIT
+    }
+
     /// Nothing more comes: the answer is whole if the node said so.
     fn close(&mut self) {
+        if self.reason.is_some() {
+            let calls = std::mem::take(&mut self.calls).into_iter().enumerate();
+            self.out.extend(calls.map(|(index, (_, call))| Ok(ChatEvent::ToolCall { index, call })));
+        }
         let end = match self.reason {
             Some(reason) => Ok(ChatEvent::Finished(Finish {
                 reason,

@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Message, Redacted, Role, SamplingParams, Usage};
+use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Message, Redacted, Role, SamplingParams, ToolCall, Usage};
 use futures::StreamExt;
 use nodes::{NodeAddress, NodeClient, NodeConfig, NodeError, NodeStream};
 use serde_json::json;
@@ -33,23 +33,25 @@ async fn replying(reply: Reply) -> FakeNode {
 struct Read {
     text: String,
     thinking: String,
+    calls: Vec<ToolCall>,
     end: Result<Finish, NodeError>,
 }
 
 /// Reads to the end and checks that the end is one event and nothing comes after it.
 async fn read(mut stream: NodeStream) -> Read {
-    let (mut text, mut thinking) = (String::new(), String::new());
+    let (mut text, mut thinking, mut calls) = (String::new(), String::new(), Vec::new());
     let end = loop {
         match stream.next().await.expect("a stream ends with `Finished` or an error") {
             Ok(ChatEvent::Text(piece)) => text.push_str(&piece),
             Ok(ChatEvent::Thinking(piece)) => thinking.push_str(&piece),
-            Ok(ChatEvent::Progress(_)) => {}
+            Ok(ChatEvent::ToolCall { call, .. }) => calls.push(call),
+            Ok(ChatEvent::Progress(_) | ChatEvent::Logprobs(_)) => {}
             Ok(ChatEvent::Finished(finish)) => break Ok(finish),
             Err(error) => break Err(error),
         }
     };
     assert!(stream.next().await.is_none(), "something came after the end");
-    Read { text, thinking, end }
+    Read { text, thinking, calls, end }
 }
 
 async fn error_of(reply: Reply) -> NodeError {
@@ -253,6 +255,27 @@ async fn a_failure_in_the_middle_is_told_in_the_nodes_words() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn calls_that_come_in_parts_are_told_whole() {
+    let part = |index: usize, function: serde_json::Value, id: Option<&str>| {
+        let call = json!({ "index": index, "id": id, "function": function });
+        format!("data: {}\n\n", json!({ "choices": [{ "delta": { "tool_calls": [call] } }] }))
+    };
+    let stream = [
+        part(0, json!({ "name": "search", "arguments": "" }), Some("c1")),
+        part(0, json!({ "arguments": "{\"q\": " }), None),
+        part(1, json!({ "name": "now", "arguments": "{}" }), Some("c2")),
+        part(0, json!({ "arguments": "1}" }), None),
+        "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"tool_calls\"}]}\n\ndata: [DONE]\n\n".to_owned(),
+    ];
+    let node = replying(Reply::body(200, "text/event-stream", &[], &stream.concat())).await;
+    let answer = read(ask(&node)).await;
+    let calls: Vec<_> =
+        answer.calls.iter().map(|call| (call.id.as_str(), call.name.as_str(), call.arguments.expose())).collect();
+    assert_eq!(calls, [("c1", "search", "{\"q\": 1}"), ("c2", "now", "{}")]);
+    assert_eq!(answer.end.unwrap().reason, FinishReason::Stop);
 }
 
 #[tokio::test]

@@ -43,10 +43,15 @@ pub struct LocalModel {
     pub decode_tokens_per_sec: Option<f64>,
 }
 
+/// Tokens by which the engine's KV cache grows.
+pub(crate) const CACHE_STEP: usize = 1024;
+
 impl LocalModel {
-    /// Weights, KV cache and scratch for a context of `context_len` tokens.
+    /// Weights, KV cache and scratch for a context of `context_len` tokens, as the engine allocates them: the cache in
+    /// whole steps.
     pub fn needed(&self, context_len: usize) -> Bytes {
-        let kv_cache = Bytes(self.kv_per_token.0.saturating_mul(context_len as u64));
+        let cached = context_len.checked_next_multiple_of(CACHE_STEP).unwrap_or(usize::MAX);
+        let kv_cache = Bytes(self.kv_per_token.0.saturating_mul(cached as u64));
         self.weights.saturating_add(kv_cache).saturating_add(self.scratch)
     }
 }

@@ -11,6 +11,7 @@
 use chat::Bytes;
 use vitals::Snapshot;
 
+use crate::demand::CACHE_STEP;
 use crate::readings::{is_short_of_memory, readings};
 use crate::{Fit, LocalModel, Policy, Verdict, words};
 
@@ -105,7 +106,8 @@ fn max_context(model: &LocalModel, budget: Bytes) -> usize {
         return 0;
     }
     let tokens = (budget.0 - fixed.0).checked_div(model.kv_per_token.0).unwrap_or(u64::MAX);
-    usize::try_from(tokens).unwrap_or(usize::MAX).min(longest_context(model))
+    let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
+    (tokens / CACHE_STEP * CACHE_STEP).min(longest_context(model))
 }
 
 #[cfg(test)]

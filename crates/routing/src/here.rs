@@ -140,9 +140,7 @@ fn outcome(policy: &Policy, demand: &Demand, snapshot: &Snapshot) -> Outcome {
             runs(wanted, Some(budget.saturating_sub(at_wanted.needed)))
         }
         (_, Some(budget), Some(tokens)) if tokens >= least => {
-            // Down to whole steps of the cache where the prompt leaves room for that.
-            let context_len = (tokens / 256 * 256).max(least);
-            runs(context_len, Some(budget.saturating_sub(model.needed(context_len))))
+            runs(tokens, Some(budget.saturating_sub(model.needed(tokens))))
         }
         _ => too_big(policy, snapshot, model, least),
     }

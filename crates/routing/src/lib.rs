@@ -14,6 +14,7 @@ mod here;
 mod policy;
 mod rank;
 mod readings;
+mod wiring;
 mod words;
 
 pub use decide::decide;
@@ -21,3 +22,4 @@ pub use decision::{Alternative, Decision, Fit, ReadingCheck, Reason, Target, Ver
 pub use demand::{Demand, LocalModel, NodeOption, PlaceChoice};
 pub use fit::fit;
 pub use policy::{OffloadMode, Policy};
+pub use wiring::may_wire;

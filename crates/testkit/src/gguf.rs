@@ -25,6 +25,30 @@ impl GgufBuilder {
         self
     }
 
+    /// Adds a `u16`.
+    #[must_use]
+    pub fn u16(mut self, key: &str, value: u16) -> Self {
+        self.key(key, 2);
+        self.values.extend(value.to_le_bytes());
+        self
+    }
+
+    /// Adds a `u64`.
+    #[must_use]
+    pub fn u64(mut self, key: &str, value: u64) -> Self {
+        self.key(key, 10);
+        self.values.extend(value.to_le_bytes());
+        self
+    }
+
+    /// Adds an `i32`.
+    #[must_use]
+    pub fn i32(mut self, key: &str, value: i32) -> Self {
+        self.key(key, 5);
+        self.values.extend(value.to_le_bytes());
+        self
+    }
+
     /// Adds a `u32`.
     #[must_use]
     pub fn u32(mut self, key: &str, value: u32) -> Self {
@@ -113,6 +137,27 @@ impl GgufBuilder {
         file
     }
 
+    /// The same model in `count` files as llama.cpp's `gguf-split` writes them: the first has the values, each has a
+    /// share of the tensors.
+    pub fn split(&self, count: u16) -> Vec<Self> {
+        let share = self.tensors.len().div_ceil(usize::from(count));
+        let part = |no: u16| {
+            let mut part = if no == 0 { Self { tensors: Vec::new(), ..self.clone() } } else { Self::new() };
+            part.tensors.extend(self.tensors.iter().skip(usize::from(no) * share).take(share).cloned());
+            part.u16("split.no", no).u16("split.count", count).i32("split.tensors.count", self.tensors.len() as i32)
+        };
+        (0..count).map(part).collect()
+    }
+
+    /// Writes [`split`](Self::split) files of the model `name` into `folder`; gives their paths.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn write_split(&self, folder: &Path, name: &str, count: u16) -> std::io::Result<Vec<PathBuf>> {
+        let parts = (1..).zip(self.split(count));
+        parts.map(|(number, part)| part.write(folder, &format!("{name}-{number:05}-of-{count:05}.gguf"))).collect()
+    }
+
     /// Writes the file as `name` in `folder`; gives its path.
     ///
     /// # Errors
@@ -143,25 +188,28 @@ fn push_text(bytes: &mut Vec<u8>, text: &str) {
 
 /// Vocabulary of [`tiny_model`]: 256 bytes, a few merged words, and three special tokens.
 pub const TINY_VOCABULARY: usize = 256 + MERGES.len() + 3;
-const MERGES: [(&str, &str); 5] = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w")];
-const HIDDEN: usize = 64;
-const FEED_FORWARD: usize = 128;
-const HEADS: usize = 4;
-const KV_HEADS: usize = 2;
-const LAYERS: usize = 2;
+pub(crate) const MERGES: [(&str, &str); 5] = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w")];
+pub(crate) const HIDDEN: usize = 64;
+pub(crate) const FEED_FORWARD: usize = 128;
+pub(crate) const HEADS: usize = 4;
+pub(crate) const KV_HEADS: usize = 2;
+pub(crate) const LAYERS: usize = 2;
+pub(crate) const TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}\
+                                   {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 /// A loadable model of some 400 KB with random weights: architecture `llama`, byte-level tokenizer, ChatML template,
 /// context 512. Its answers are noise, but the same noise for the same `seed`.
 pub fn tiny_model(seed: u64) -> GgufBuilder {
-    let mut words: Vec<String> = (0..=255).map(|byte| byte_character(byte).to_string()).collect();
-    words.extend(MERGES.iter().map(|(left, right)| format!("{left}{right}")));
-    words.extend(["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(str::to_owned));
-    let special = words.len() - 3;
+    tiny_model_with(seed, TEMPLATE, &[])
+}
+
+/// [`tiny_model`] with another template, and more control tokens after its own.
+pub fn tiny_model_with(seed: u64, template: &str, marks: &[&str]) -> GgufBuilder {
+    let words = tiny_words(marks);
+    let special = TINY_VOCABULARY - 3;
     let types: Vec<i32> = (0..words.len()).map(|id| if id >= special { 3 } else { 1 }).collect();
     let merges = MERGES.map(|(left, right)| format!("{left} {right}"));
-    let template = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}\
-                    {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
-    let mut file = GgufBuilder::new()
+    let file = GgufBuilder::new()
         .text("general.architecture", "llama")
         .text("general.name", "Tiny")
         .u32("general.file_type", 0)
@@ -181,7 +229,23 @@ pub fn tiny_model(seed: u64) -> GgufBuilder {
         .u32("tokenizer.ggml.bos_token_id", special as u32)
         .u32("tokenizer.ggml.eos_token_id", special as u32 + 2)
         .text("tokenizer.chat_template", template);
+    tiny_tensors(seed, words.len())
+        .into_iter()
+        .fold(file, |file, (name, shape, values)| file.tensor(&name, &shape, &values))
+}
+
+/// The words of [`tiny_model`], the three special ones last, then `marks`.
+pub(crate) fn tiny_words(marks: &[&str]) -> Vec<String> {
+    let mut words: Vec<String> = (0..=255).map(|byte| byte_character(byte).to_string()).collect();
+    words.extend(MERGES.iter().map(|(left, right)| format!("{left}{right}")));
+    words.extend(["<|endoftext|>", "<|im_start|>", "<|im_end|>"].iter().chain(marks).map(|mark| (*mark).to_owned()));
+    words
+}
+
+/// Names, shapes and values of [`tiny_model`]'s tensors, for a vocabulary of `words`.
+pub(crate) fn tiny_tensors(seed: u64, words: usize) -> Vec<(String, Vec<usize>, Vec<f32>)> {
     let mut random = Random(seed);
+    let mut tensors = Vec::new();
     let kv_width = HIDDEN / HEADS * KV_HEADS;
     let ones = vec![1.0; HIDDEN];
     for layer in 0..LAYERS {
@@ -195,14 +259,16 @@ pub fn tiny_model(seed: u64) -> GgufBuilder {
             ("ffn_up", FEED_FORWARD, HIDDEN),
             ("ffn_down", HIDDEN, FEED_FORWARD),
         ] {
-            file = file.tensor(&name(part), &[rows, columns], &random.values(rows * columns));
+            tensors.push((name(part), vec![rows, columns], random.values(rows * columns)));
         }
-        file = file.tensor(&name("attn_norm"), &[HIDDEN], &ones).tensor(&name("ffn_norm"), &[HIDDEN], &ones);
+        for part in ["attn_norm", "ffn_norm"] {
+            tensors.push((name(part), vec![HIDDEN], ones.clone()));
+        }
     }
-    let (embedding, output) = (random.values(words.len() * HIDDEN), random.values(words.len() * HIDDEN));
-    file.tensor("token_embd.weight", &[words.len(), HIDDEN], &embedding)
-        .tensor("output_norm.weight", &[HIDDEN], &ones)
-        .tensor("output.weight", &[words.len(), HIDDEN], &output)
+    tensors.push(("token_embd.weight".to_owned(), vec![words, HIDDEN], random.values(words * HIDDEN)));
+    tensors.push(("output.weight".to_owned(), vec![words, HIDDEN], random.values(words * HIDDEN)));
+    tensors.push(("output_norm.weight".to_owned(), vec![HIDDEN], ones));
+    tensors
 }
 
 /// GPT-2's visible stand-in for a byte.

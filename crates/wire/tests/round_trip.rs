@@ -4,13 +4,16 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Message, Progress, Role, SamplingParams, Timings, Usage};
+use chat::{
+    ChatEvent, ChatRequest, Finish, FinishReason, Message, Progress, ReasoningEffort, Redacted, Role, SamplingParams,
+    Timings, Tool, ToolCall, Usage,
+};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use wire::openai::{
-    ChatCall, ChunkEncoder, ErrorBody, Piece, ReplyHead, decode_chunk, decode_error, decode_models, decode_request,
-    decode_response, encode_request, encode_response,
+    ChatCall, ChunkEncoder, ErrorBody, Piece, ReplyHead, ToolCallPart, decode_chunk, decode_error, decode_models,
+    decode_request, decode_response, encode_request, encode_response,
 };
 use wire::sse::{DONE, SseDecoder};
 
@@ -83,10 +86,11 @@ fn an_error_in_the_middle_is_told_and_no_end_mark_follows() {
 
 #[test]
 fn a_whole_response_comes_back() {
-    let piece = decode_response(&encode_response(&head(), "text", "thoughts", &finish())).unwrap();
+    let piece = decode_response(&encode_response(&head(), "text", "thoughts", &[], &finish())).unwrap();
     let expected = Piece {
         text: Some("text".into()),
         thinking: Some("thoughts".into()),
+        tool_calls: Vec::new(),
         finish: Some(FinishReason::Length),
         usage: finish().usage,
         timings: Some(finish().timings),
@@ -96,12 +100,32 @@ fn a_whole_response_comes_back() {
 }
 
 #[test]
+fn calls_come_back_streamed_and_whole() {
+    let call = ToolCall { id: "c1".into(), name: "search".into(), arguments: Redacted(r#"{"q": "🌊"}"#.into()) };
+    let part = ToolCallPart {
+        index: 0,
+        id: Some("c1".into()),
+        name: Some("search".into()),
+        arguments: call.arguments.clone(),
+    };
+    let stop = Finish { reason: FinishReason::Stop, ..finish() };
+    let mut encoder = ChunkEncoder::new(head(), false);
+    let mut stream = encoder.encode(&ChatEvent::ToolCall { index: 0, call: call.clone() });
+    stream += &encoder.encode(&ChatEvent::Finished(stop));
+    let data = data_of(&stream);
+    assert_eq!(decode_chunk(&data[0]).unwrap().tool_calls, std::slice::from_ref(&part));
+    assert!(data[1].contains(r#""finish_reason":"tool_calls""#), "{}", data[1]);
+    let whole = decode_response(&encode_response(&head(), "", "", &[call], &stop)).unwrap();
+    assert_eq!((whole.tool_calls, whole.finish), (vec![part], Some(FinishReason::Stop)));
+}
+
+#[test]
 fn parameters_are_sent_with_the_digits_that_were_written() {
     let sampling =
         SamplingParams { temperature: Some(0.7), repetition_penalty: Some(1.1), ..SamplingParams::default() };
     let messages = vec![Message::new(Role::User, "hi")];
     let call = ChatCall {
-        request: ChatRequest { model: Some("m".into()), messages, sampling },
+        request: ChatRequest { model: Some("m".into()), messages, sampling, ..ChatRequest::default() },
         stream: true,
         include_usage: true,
     };
@@ -114,7 +138,33 @@ fn parameters_are_sent_with_the_digits_that_were_written() {
 
 fn calls() -> impl Strategy<Value = ChatCall> {
     let role = prop_oneof![Just(Role::System), Just(Role::User), Just(Role::Assistant), Just(Role::Tool)];
-    let messages = vec((role, "(?s).{0,20}").prop_map(|(role, text)| Message::new(role, text)), 1..4);
+    let call = ("[a-z0-9]{1,8}", "[a-z_]{1,8}", "(?s).{0,20}").prop_map(|(id, name, arguments)| ToolCall {
+        id,
+        name,
+        arguments: Redacted(arguments),
+    });
+    let extras = (option::of("(?s).{0,9}"), vec(call, 0..3), option::of("[a-z0-9]{1,8}"), option::of("[a-z]{1,8}"));
+    let message = (role, "(?s).{0,20}", extras).prop_map(|(role, text, (reasoning, tool_calls, id, name))| Message {
+        reasoning: reasoning.map(Redacted),
+        tool_calls,
+        tool_call_id: id,
+        name,
+        ..Message::new(role, text)
+    });
+    let messages = vec(message, 1..4);
+    let schema = prop_oneof![Just(String::new()), Just(r#"{"type":"object","properties":{"q":{}}}"#.to_owned())];
+    let tool = ("[a-z_]{1,8}", ".{0,9}", schema).prop_map(|(name, description, parameters)| Tool {
+        name,
+        description,
+        parameters,
+    });
+    let effort = prop_oneof![
+        Just(ReasoningEffort::Off),
+        Just(ReasoningEffort::Low),
+        Just(ReasoningEffort::Medium),
+        Just(ReasoningEffort::High)
+    ];
+    let tools = (vec(tool, 0..3), option::of(effort));
     let penalties = (option::of(0.5f32..2.0), option::of(-2f32..2.0), option::of(-2f32..2.0));
     let draws = (option::of(0f32..2.0), option::of(0usize..100), option::of(0f32..=1.0), option::of(0f32..=1.0));
     let limits = (option::of(any::<u64>()), option::of(1usize..1 << 40), vec(".{1,6}", 0..3));
@@ -129,11 +179,12 @@ fn calls() -> impl Strategy<Value = ChatCall> {
         seed: limits.0,
         max_tokens: limits.1,
         stop: limits.2,
+        ..SamplingParams::default()
     });
-    (option::of("[a-z/.-]{1,12}"), messages, sampling, any::<(bool, bool)>()).prop_map(
-        |(model, messages, sampling, (stream, usage))| {
+    (option::of("[a-z/.-]{1,12}"), messages, tools, sampling, any::<(bool, bool)>()).prop_map(
+        |(model, messages, (tools, reasoning_effort), sampling, (stream, usage))| {
             ChatCall {
-                request: ChatRequest { model, messages, sampling },
+                request: ChatRequest { model, messages, tools, reasoning_effort, sampling },
                 stream,
                 // Only a stream can be asked for it.
                 include_usage: stream && usage,
@@ -173,7 +224,7 @@ fn read_as_everything(bytes: &[u8]) {
 
 /// JSON of the dialect with any part of it replaced by something that doesn't belong there.
 fn mangled() -> impl Strategy<Value = String> {
-    let names = "(messages|role|content|type|text|choices|delta|message|finish_reason|usage|prompt_tokens|timings|error|detail|data|id|index|stop|seed|n)";
+    let names = "(tools|tool_calls|function|name|arguments|parameters|messages|role|content|type|text|choices|delta|message|finish_reason|usage|prompt_tokens|timings|error|detail|data|id|index|stop|seed|n)";
     let leaf = prop_oneof![
         Just("null".to_owned()),
         Just("true".to_owned()),

@@ -36,7 +36,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("candle-nn", &["engine", "kernels"]),
     ("reqwest", &["nodes"]),
     ("rusqlite", &["store"]),
-    ("serde", &["app", "cli", "gateway", "tidegate-desktop", "vitals", "wire", "xtask"]),
+    ("serde", &["app", "cli", "engine", "gateway", "tidegate-desktop", "vitals", "wire", "xtask"]),
     ("specta", &["tidegate-desktop"]),
     ("tauri", &["tidegate-desktop"]),
     ("tokenizers", &["engine"]),

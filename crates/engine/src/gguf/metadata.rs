@@ -30,6 +30,9 @@ impl ArrayValue {
     }
 }
 
+const I32: u32 = 5;
+const F32: u32 = 6;
+const BOOL: u32 = 7;
 const TEXT: u32 = 8;
 const ARRAY: u32 = 9;
 /// Deeper nesting than any known writer makes; bounds the recursion.
@@ -86,6 +89,83 @@ impl Metadata {
             Value::Array(array) => Some(array),
             _ => None,
         }
+    }
+}
+
+/// Metadata that is made rather than read, with its arrays encoded as a file has them.
+#[derive(Default)]
+pub(crate) struct MetadataWriter {
+    metadata: Metadata,
+    arrays: Vec<u8>,
+}
+
+impl MetadataWriter {
+    pub(crate) fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.metadata.values.insert(key.to_owned(), value.into());
+    }
+
+    pub(crate) fn texts<'t>(&mut self, key: &str, texts: impl Iterator<Item = &'t str>) {
+        self.array(key, TEXT, texts, |text, bytes| {
+            bytes.extend((text.len() as u64).to_le_bytes());
+            bytes.extend(text.bytes());
+        });
+    }
+
+    pub(crate) fn i32s(&mut self, key: &str, numbers: impl Iterator<Item = i32>) {
+        self.array(key, I32, numbers, |number, bytes| bytes.extend(number.to_le_bytes()));
+    }
+
+    pub(crate) fn f32s(&mut self, key: &str, numbers: impl Iterator<Item = f32>) {
+        self.array(key, F32, numbers, |number, bytes| bytes.extend(number.to_le_bytes()));
+    }
+
+    pub(crate) fn bools(&mut self, key: &str, claims: impl Iterator<Item = bool>) {
+        self.array(key, BOOL, claims, |claim, bytes| bytes.push(u8::from(claim)));
+    }
+
+    fn array<T>(
+        &mut self,
+        key: &str,
+        kind: u32,
+        elements: impl Iterator<Item = T>,
+        mut write: impl FnMut(T, &mut Vec<u8>),
+    ) {
+        let (start, mut count) = (self.arrays.len(), 0);
+        for element in elements {
+            write(element, &mut self.arrays);
+            count += 1;
+        }
+        let array = ArrayValue { kind, count, range: start..self.arrays.len() };
+        self.metadata.values.insert(key.to_owned(), Value::Array(array));
+    }
+
+    /// The metadata, and the bytes that its arrays lie in.
+    pub(crate) fn finish(self) -> (Metadata, Vec<u8>) {
+        (self.metadata, self.arrays)
+    }
+}
+
+impl From<u64> for Value {
+    fn from(number: u64) -> Self {
+        Self::Unsigned(number)
+    }
+}
+
+impl From<f64> for Value {
+    fn from(number: f64) -> Self {
+        Self::Float(number)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(claim: bool) -> Self {
+        Self::Bool(claim)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.as_bytes().to_vec())
     }
 }
 
@@ -166,7 +246,7 @@ impl ArrayValue {
         (0..self.count).map(|_| cursor.bytes().ok()).collect()
     }
 
-    /// Every number of an array of numbers; `None` for another kind of array.
+    /// Every number of an array of numbers, 1 and 0 of one of claims; `None` for another kind of array.
     pub(crate) fn numbers(&self, file: &[u8]) -> Option<Vec<f64>> {
         let mut cursor = Cursor::new(file.get(..self.range.end)?, self.range.start);
         (0..self.count)
@@ -174,7 +254,8 @@ impl ArrayValue {
                 Value::Unsigned(n) => Some(n as f64),
                 Value::Signed(n) => Some(n as f64),
                 Value::Float(x) => Some(x),
-                Value::Bool(_) | Value::Text(_) | Value::Array(_) => None,
+                Value::Bool(claim) => Some(f64::from(u8::from(claim))),
+                Value::Text(_) | Value::Array(_) => None,
             })
             .collect()
     }

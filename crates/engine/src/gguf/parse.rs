@@ -1,28 +1,53 @@
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chat::Bytes;
-use memmap2::Mmap;
 
+use super::content::Content;
 use super::cursor::Cursor;
 use super::metadata::{Metadata, read_value};
+use super::split;
 use super::tensor_type::{TensorType, file_type_name};
-use crate::LoadError;
+use crate::safetensors::Change;
+use crate::{LoadError, safetensors};
 
-/// A GGUF file whose header was read and checked; the weights are mapped and untouched.
+/// A model in the terms of GGUF, with its header read and checked; the weights are mapped and untouched. It comes from
+/// GGUF files, or from a folder as models are published in: see [`crate::safetensors`].
 pub(crate) struct Gguf {
+    /// The file, the first of them, or the folder.
     pub(crate) path: PathBuf,
-    pub(crate) map: Arc<Mmap>,
+    /// What the arrays of the metadata lie in: the first file of GGUF.
+    pub(crate) map: Arc<Content>,
+    /// What the tensors lie in: all files of GGUF, of which most models have one.
+    pub(crate) parts: Vec<Part>,
+    /// Every file that the model needs, with its size.
+    pub(crate) files: Vec<(PathBuf, Bytes)>,
+    /// The metadata of the first part, and the tensors of all.
     pub(crate) header: Header,
 }
 
-/// What a header says. Every tensor lies inside the file, aligned and whole.
+/// One file of a model.
+pub(crate) struct Part {
+    pub(crate) path: PathBuf,
+    pub(crate) map: Arc<Content>,
+    /// Bytes before its weights.
+    pub(crate) header_len: usize,
+}
+
+impl Part {
+    pub(super) fn file(&self) -> (PathBuf, Bytes) {
+        (self.path.clone(), Bytes(self.map.len() as u64))
+    }
+}
+
+/// What a header says. Every tensor lies inside its file, aligned and whole.
 #[derive(Clone, Debug)]
 pub(crate) struct Header {
     pub(crate) metadata: Metadata,
     pub(crate) tensors: HashMap<String, TensorInfo>,
+    /// Bytes of the header itself.
+    pub(crate) len: usize,
 }
 
 /// One tensor of the file.
@@ -31,35 +56,48 @@ pub(crate) struct TensorInfo {
     /// Outermost dimension first, as candle has it; GGUF writes them the other way round.
     pub(crate) shape: Vec<usize>,
     pub(crate) tensor_type: TensorType,
-    /// Offset in the file.
+    /// Which of the files it lies in.
+    pub(crate) part: usize,
+    /// Offset in that file.
     pub(crate) start: usize,
     pub(crate) bytes: usize,
+    /// What makes the tensor out of these bytes, where they aren't it yet; `shape` is the one it has then.
+    pub(crate) change: Option<Change>,
 }
 
 const DEFAULT_ALIGNMENT: u64 = 32;
 const MOST_DIMENSIONS: u32 = 8;
 
 impl Gguf {
-    /// Maps the file and reads its header. Only the header's pages are touched.
+    /// Maps the file, or all files of the model that it is a part of, and reads the headers. Only their pages are
+    /// touched. A folder is read as a published one.
     ///
     /// # Errors
-    /// When the file can't be read, or isn't a whole GGUF of version 2 or 3.
+    /// When a file can't be read, or isn't a whole GGUF of version 2 or 3, or isn't a part of the same model; as
+    /// [`safetensors::open`] for a folder.
     pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
-        let read_error = |source| LoadError::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(read_error)?;
-        let metadata = file.metadata().map_err(read_error)?;
-        if metadata.is_dir() {
-            return Err(read_error(std::io::Error::from(std::io::ErrorKind::IsADirectory)));
+        if path.is_dir() {
+            return safetensors::open(path);
         }
-        if metadata.len() == 0 {
-            return Err(LoadError::Truncated { at: Bytes(0), expected: None });
-        }
-        #[expect(unsafe_code, reason = "a memory map has no safe constructor")]
-        // SAFETY: the map is read-only and private to this process. Somebody who truncates the file while it is mapped
-        // makes a later read fault, which no check of ours could prevent; models are replaced by renaming, not in place.
-        let map = unsafe { Mmap::map(&file) }.map_err(read_error)?;
+        let (part, header) = Self::map(path)?;
+        split::join(part, header)
+    }
+
+    /// Whether of the tensor `name` only rows are looked up: an embedding that isn't the output too.
+    pub(crate) fn is_only_looked_up(&self, name: &str) -> bool {
+        name.starts_with("per_layer_token_embd.")
+            || (name == "token_embd.weight" && self.header.tensors.contains_key("output.weight"))
+    }
+
+    /// A model of one file, so far.
+    pub(super) fn whole(part: Part, header: Header) -> Self {
+        Self { path: part.path.clone(), map: part.map.clone(), files: vec![part.file()], parts: vec![part], header }
+    }
+
+    pub(super) fn map(path: &Path) -> Result<(Part, Header), LoadError> {
+        let map = Content::map(path)?;
         let header = Header::parse(&map)?;
-        Ok(Self { path: path.to_owned(), map: Arc::new(map), header })
+        Ok((Part { path: path.to_owned(), map: Arc::new(map), header_len: header.len }, header))
     }
 
     pub(crate) fn metadata(&self) -> &Metadata {
@@ -102,7 +140,9 @@ impl Header {
             }
             tensors.insert(name, raw);
         }
-        place(tensors, cursor.position() as u64, alignment, file.len() as u64).map(|tensors| Self { metadata, tensors })
+        let len = cursor.position();
+        let tensors = place(tensors, len as u64, alignment, file.len() as u64)?;
+        Ok(Self { metadata, tensors, len })
     }
 
     /// The mix that the file was made as, else the type that most weights have.
@@ -161,7 +201,7 @@ fn read_tensor(cursor: &mut Cursor<'_>, alignment: u64) -> Result<(String, RawTe
     let Some(tensor_type) = TensorType::from_id(id) else {
         return Err(LoadError::UnsupportedTensorType {
             tensor: shorten(&name),
-            tensor_type: format!("type {id} (unknown)"),
+            tensor_type: TensorType::describe_unknown(id),
         });
     };
     let row = shape.first().copied().unwrap_or(1) as u64;
@@ -198,7 +238,7 @@ fn place(
         // Whatever doesn't fit in a usize lies beyond the file as well, which is refused below.
         let (start, bytes) =
             (usize::try_from(start).unwrap_or(usize::MAX), usize::try_from(bytes).unwrap_or(usize::MAX));
-        tensors.insert(name, TensorInfo { shape, tensor_type, start, bytes });
+        tensors.insert(name, TensorInfo { shape, tensor_type, part: 0, start, bytes, change: None });
     }
     if expected > file_len {
         return Err(LoadError::Truncated { at: Bytes(file_len), expected: Some(Bytes(expected)) });
@@ -207,7 +247,7 @@ fn place(
 }
 
 /// Names come from the file and go into messages, which stay readable this way.
-fn shorten(name: &str) -> String {
+pub(crate) fn shorten(name: &str) -> String {
     const MOST_SHOWN: usize = 80;
     if name.chars().count() <= MOST_SHOWN {
         name.to_owned()

@@ -95,12 +95,9 @@ fn a_count_larger_than_the_file_allocates_nothing() {
 }
 
 #[test]
-fn a_tensor_type_we_cannot_run_still_has_a_header() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = tiny_model(1).raw_tensor("extra", &[32], 39, vec![0; 17]).write(folder.path(), "m.gguf").unwrap();
-    let header = crate::read_header(&path).unwrap();
-    let error = header.check_supported().unwrap_err().to_string();
-    assert_eq!(error, "tensor `extra` is packed as MXFP4, which is not supported yet");
+fn types_that_were_removed_from_the_format_are_refused_by_name() {
+    let file = GgufBuilder::new().raw_tensor("w", &[32], 31, vec![0; 18]).build();
+    check_refused(&file, "`w` is packed as Q4_0_4_4 (removed from GGUF), which is not supported");
 }
 
 #[test]
@@ -155,6 +152,40 @@ proptest! {
                 if let Some(array) = header.metadata.array(key) {
                     prop_assert!(array.len() <= file.len());
                     let _ = (array.texts(&file), array.numbers(&file));
+                }
+            }
+        }
+    }
+
+    /// The weights of a model, of which each matrix has a type of its own.
+    #[test]
+    fn a_file_of_any_types_loads_or_is_refused(
+        ids in prop::collection::vec(0_u32..43, 1..4),
+        changes in prop::collection::vec((0_usize..2_000, any::<u8>()), 0..3),
+    ) {
+        let mut file = GgufBuilder::new().text("general.architecture", "llama").u32("llama.block_count", 1);
+        for (i, id) in ids.into_iter().enumerate() {
+            file = file.raw_tensor(&format!("blk.{i}.w"), &[2, 256], id, vec![0xa5; 2_048]);
+        }
+        let mut file = file.build();
+        for (at, byte) in changes {
+            file[at % 700] = byte;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        std::fs::write(&path, &file).unwrap();
+        if let Ok(gguf) = Gguf::open(&path) {
+            let _ = crate::header::ModelHeader::from_gguf(&gguf).map(|header| header.footprint(usize::MAX >> 1).total());
+            let mut ignore = |_, _| {};
+            let mut weights = Weights::new(&gguf, &candle_core::Device::Cpu, &mut ignore);
+            for (name, tensor) in &gguf.header.tensors {
+                let _ = weights.unpacked(name, &tensor.shape);
+                let _ = weights.integers(name, &tensor.shape);
+                if let [rows, columns] = *tensor.shape {
+                    let _ = (weights.table(name, rows, columns), weights.matrix(name, rows, columns));
+                }
+                if let [experts, rows, columns] = *tensor.shape {
+                    let _ = weights.experts(name, experts, rows, columns);
                 }
             }
         }

@@ -1,34 +1,67 @@
-use std::marker::PhantomData;
-use std::ops::Range;
-use std::sync::Arc;
-
-use candle_core::quantized::k_quants::{
-    BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, matmul,
-    matmul_f16,
-};
-use candle_core::quantized::{GgmlDType, GgmlType, QStorage, QTensor, QuantizedType};
-use candle_core::{CpuStorage, Device, Tensor};
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::{Device, Tensor};
 use chat::Bytes;
-use half::{bf16, f16};
-use memmap2::Mmap;
+use kernels::packed::PackedMatrix;
 
-use super::{Gguf, TensorInfo};
+use super::mapped::{MappedBytes, copied, mapped};
+use super::{Gguf, LockedPieces, Matrix, Packing, TensorInfo};
 use crate::LoadError;
+use crate::wiring::Pieces;
 
-/// Hands out the tensors of a file. On the CPU they stay mapped: the system reads them when they are needed and takes
-/// the memory back when it is short. A GPU gets a copy.
+/// Hands out the tensors of a model. On the CPU they stay mapped: the system reads them when they are needed and takes
+/// the memory back when it is short. A GPU gets a copy, in f16 where candle lacks the packing.
 pub(crate) struct Weights<'a> {
     gguf: &'a Gguf,
     device: Device,
     loaded: u64,
     total: u64,
     on_progress: &'a mut dyn FnMut(Bytes, Bytes),
+    in_use: InUse,
+}
+
+/// The weights that every token reads, where they are read: what there is to keep in RAM.
+#[derive(Default)]
+pub(crate) struct InUse {
+    /// On the CPU. Those that have a second layout in the heap are not among them.
+    mapped: Vec<MappedBytes>,
+    #[cfg(feature = "metal")]
+    buffers: Vec<kernels::metal::WeightBuffer>,
+}
+
+impl InUse {
+    /// Notes blocks in a GPU's memory. Those of f32 are only the source of plain weights.
+    fn note_blocks(&mut self, copy: &QStorage, dtype: GgmlDType) {
+        #[cfg(feature = "metal")]
+        if dtype != GgmlDType::F32 {
+            self.buffers.extend(kernels::metal::WeightBuffer::of_blocks(copy));
+        }
+        #[cfg(not(feature = "metal"))]
+        let _ = (copy, dtype);
+    }
+
+    /// Notes plain weights in a GPU's memory.
+    fn note_plain(&mut self, copy: &Tensor) {
+        #[cfg(feature = "metal")]
+        self.buffers.extend(kernels::metal::WeightBuffer::of_tensor(copy));
+        #[cfg(not(feature = "metal"))]
+        let _ = copy;
+    }
+
+    /// The pieces that can be held in RAM one by one; `None` where `device` has no way to do so.
+    pub(crate) fn pieces(self, device: &Device) -> Option<Box<dyn Pieces>> {
+        match device {
+            Device::Cpu => Some(Box::new(LockedPieces::new(&self.mapped))),
+            #[cfg(feature = "metal")]
+            Device::Metal(metal) => Some(Box::new(kernels::metal::ResidentBuffers::new(metal, self.buffers)?)),
+            _ => None,
+        }
+    }
 }
 
 impl<'a> Weights<'a> {
     pub(crate) fn new(gguf: &'a Gguf, device: &Device, on_progress: &'a mut dyn FnMut(Bytes, Bytes)) -> Self {
         let total = gguf.header.tensors.values().map(|tensor| tensor.bytes as u64).sum();
-        Self { gguf, device: device.clone(), loaded: 0, total, on_progress }
+        Self { gguf, device: device.clone(), loaded: 0, total, on_progress, in_use: InUse::default() }
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
@@ -39,59 +72,172 @@ impl<'a> Weights<'a> {
         &self.device
     }
 
+    /// Which of those that were handed out every token reads.
+    pub(crate) fn into_in_use(self) -> InUse {
+        self.in_use
+    }
+
     /// The outermost dimension of a tensor.
     pub(crate) fn rows(&self, name: &str) -> Result<usize, LoadError> {
         self.info(name)?.shape.first().copied().ok_or_else(|| LoadError::Missing(name.to_owned()))
     }
 
     /// A matrix to multiply with, in the packing of the file or a faster one with the same numbers.
-    pub(crate) fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<QTensor, LoadError> {
-        let (range, dtype) = self.packed(name, rows, columns)?;
-        if let (Device::Cpu, GgmlDType::Q5_0) = (&self.device, dtype) {
-            // candle multiplies Q5_0 one weight at a time; the same numbers as Q8_0 have a SIMD product.
-            let wide = copied(&kernels::cpu::q5_0_as_q8_0(&self.gguf.map[range]), GgmlDType::Q8_0);
-            return QTensor::new(wide, (rows, columns)).map_err(LoadError::Device);
+    pub(crate) fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix, LoadError> {
+        let (bytes, packing) = self.packed(name, &[rows, columns])?;
+        self.fastest(bytes, packing, rows, columns)
+    }
+
+    /// The matrices of all experts, which a GGUF file has as one tensor `(experts, rows, columns)`, and a published
+    /// folder each by itself under its [`expert_name`].
+    pub(crate) fn experts(
+        &mut self,
+        name: &str,
+        experts: usize,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Vec<Matrix>, LoadError> {
+        if !self.has(name) && self.has(&expert_name(name, 0)) {
+            return (0..experts).map(|expert| self.matrix(&expert_name(name, expert), rows, columns)).collect();
         }
-        self.as_in_file(range, dtype, rows, columns)
+        let (bytes, packing) = self.packed(name, &[experts, rows, columns])?;
+        (0..experts).map(|expert| self.fastest(bytes.part(expert, experts), packing, rows, columns)).collect()
+    }
+
+    /// A matrix `(parts · rows, columns)`, cut into parts of `rows` rows.
+    pub(crate) fn matrix_in_parts(
+        &mut self,
+        name: &str,
+        parts: usize,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Vec<Matrix>, LoadError> {
+        let (bytes, packing) = self.packed(name, &[parts * rows, columns])?;
+        (0..parts).map(|part| self.fastest(bytes.part(part, parts), packing, rows, columns)).collect()
+    }
+
+    /// What the products with NVFP4 matrices are multiplied with, one number each, where the file has that: the tensor
+    /// `name.scale` beside `name.weight`.
+    pub(crate) fn scales(&mut self, name: &str, matrices: usize) -> Result<Option<Vec<f32>>, LoadError> {
+        let scale = format!("{name}.scale");
+        let weight = self.gguf.header.tensors.get(&format!("{name}.weight"));
+        // Other packings have their scales inside; there, a tensor of this name means something else.
+        if weight.is_none_or(|weight| weight.tensor_type.name() != "NVFP4") || !self.has(&scale) {
+            return Ok(None);
+        }
+        self.vector(&scale, matrices)?.to_vec1().map(Some).map_err(LoadError::Device)
+    }
+
+    fn fastest(
+        &mut self,
+        bytes: MappedBytes,
+        packing: Packing,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Matrix, LoadError> {
+        if let (Device::Cpu, Packing::Candle(GgmlDType::Q5_0)) = (&self.device, packing) {
+            // candle multiplies Q5_0 one weight at a time; the same numbers as Q8_0 have a SIMD product.
+            let wide = copied(&kernels::cpu::q5_0_as_q8_0(&bytes), GgmlDType::Q8_0);
+            return QTensor::new(wide, (rows, columns)).map(Matrix::Candle).map_err(LoadError::Device);
+        }
+        self.note(&bytes, packing, rows, columns);
+        match self.as_in_file(bytes, packing, rows, columns)? {
+            Matrix::Candle(blocks) => Matrix::from_candle(blocks).map_err(LoadError::Device),
+            other => Ok(other),
+        }
+    }
+
+    /// Notes a matrix that is multiplied with, if that reads the file's blocks.
+    fn note(&mut self, bytes: &MappedBytes, packing: Packing, rows: usize, columns: usize) {
+        let reads_file = match packing {
+            Packing::Candle(dtype) => kernels::cpu::one_token_reads_blocks(dtype, rows, columns),
+            Packing::Ours(_) => true,
+        };
+        if self.device.is_cpu() && reads_file {
+            self.in_use.mapped.push(bytes.clone());
+        }
     }
 
     /// A matrix of which only rows are looked up.
-    pub(crate) fn table(&mut self, name: &str, rows: usize, columns: usize) -> Result<QTensor, LoadError> {
-        let (range, dtype) = self.packed(name, rows, columns)?;
-        self.as_in_file(range, dtype, rows, columns)
+    pub(crate) fn table(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix, LoadError> {
+        let (bytes, packing) = self.packed(name, &[rows, columns])?;
+        if !self.gguf.is_only_looked_up(name) {
+            self.note(&bytes, packing, rows, columns);
+        }
+        self.as_in_file(bytes, packing, rows, columns)
     }
 
-    fn packed(&mut self, name: &str, rows: usize, columns: usize) -> Result<(Range<usize>, GgmlDType), LoadError> {
+    fn packed(&mut self, name: &str, shape: &[usize]) -> Result<(MappedBytes, Packing), LoadError> {
         let tensor = self.info(name)?;
-        check_shape(name, tensor, &[rows, columns])?;
-        let range = tensor.start..tensor.start + tensor.bytes;
-        self.read_ahead(range.clone());
-        Ok((range, candle_type(name, tensor)?))
+        check_shape(name, tensor, shape)?;
+        let bytes = self.read_ahead(tensor);
+        let (bytes, tensor_type) = match tensor.change {
+            None => (bytes, tensor.tensor_type),
+            Some(change) => {
+                let (made, tensor_type) = change.apply(&bytes, tensor.tensor_type, shape);
+                (MappedBytes::made(made), tensor_type)
+            }
+        };
+        let packing = tensor_type.packing().ok_or_else(|| unsupported(name, tensor))?;
+        Ok((bytes, packing))
     }
 
     fn as_in_file(
-        &self,
-        range: Range<usize>,
-        dtype: GgmlDType,
+        &mut self,
+        bytes: MappedBytes,
+        packing: Packing,
         rows: usize,
         columns: usize,
-    ) -> Result<QTensor, LoadError> {
-        let storage = match self.device {
-            Device::Cpu => mapped(&self.gguf.map, range, dtype),
-            _ => QStorage::from_data(self.gguf.map[range].into(), &self.device, dtype).map_err(LoadError::Device)?,
+    ) -> Result<Matrix, LoadError> {
+        let matrix = match (packing, &self.device) {
+            (Packing::Candle(dtype), Device::Cpu) => {
+                QTensor::new(mapped(bytes, dtype), (rows, columns)).map(Matrix::Candle)
+            }
+            (Packing::Candle(dtype), device) => QStorage::from_data((&*bytes).into(), device, dtype)
+                .inspect(|copy| self.in_use.note_blocks(copy, dtype))
+                .and_then(|copy| QTensor::new(copy, (rows, columns)))
+                .map(Matrix::Candle),
+            (Packing::Ours(packed_type), device) => {
+                PackedMatrix::new(bytes, packed_type, rows, columns).and_then(|matrix| match device {
+                    Device::Cpu => Ok(Matrix::Packed(matrix)),
+                    gpu => {
+                        matrix.to_f16()?.to_device(gpu).inspect(|copy| self.in_use.note_plain(copy)).map(Matrix::Plain)
+                    }
+                })
+            }
         };
-        QTensor::new(storage, (rows, columns)).map_err(LoadError::Device)
+        matrix.map_err(LoadError::Device)
     }
 
-    /// A small tensor, unpacked.
+    /// A small tensor of one dimension, unpacked.
     pub(crate) fn vector(&mut self, name: &str, len: usize) -> Result<Tensor, LoadError> {
+        self.unpacked(name, &[len])
+    }
+
+    /// A small tensor, unpacked to f32.
+    pub(crate) fn unpacked(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        let (bytes, packing) = self.packed(name, shape)?;
+        let tensor = match packing {
+            Packing::Candle(dtype) => {
+                QTensor::new(mapped(bytes, dtype), shape).and_then(|blocks| blocks.dequantize(&self.device))
+            }
+            Packing::Ours(packed_type) => {
+                let mut weights = vec![0_f32; shape.iter().product()];
+                packed_type.unpack(&bytes, &mut weights);
+                Tensor::from_vec(weights, shape, &self.device)
+            }
+        };
+        tensor.map_err(LoadError::Device)
+    }
+
+    /// A tensor of 32-bit whole numbers, row by row.
+    pub(crate) fn integers(&mut self, name: &str, shape: &[usize]) -> Result<Vec<i32>, LoadError> {
         let tensor = self.info(name)?;
-        check_shape(name, tensor, &[len])?;
-        let dtype = candle_type(name, tensor)?;
-        let range = tensor.start..tensor.start + tensor.bytes;
-        self.read_ahead(range.clone());
-        let packed = QTensor::new(mapped(&self.gguf.map, range, dtype), len).map_err(LoadError::Device)?;
-        packed.dequantize(&self.device).map_err(LoadError::Device)
+        check_shape(name, tensor, shape)?;
+        if tensor.tensor_type.name() != "I32" {
+            return Err(unsupported(name, tensor));
+        }
+        Ok(self.read_ahead(tensor).as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect())
     }
 
     fn info(&self, name: &str) -> Result<&'a TensorInfo, LoadError> {
@@ -99,16 +245,25 @@ impl<'a> Weights<'a> {
     }
 
     /// Brings the pages into memory now, where it can be shown, rather than in the middle of the first token.
-    fn read_ahead(&mut self, range: Range<usize>) {
+    fn read_ahead(&mut self, tensor: &TensorInfo) -> MappedBytes {
         const PAGE: usize = 4096;
         const BETWEEN_REPORTS: usize = 16 << 20;
-        for part in self.gguf.map[range].chunks(BETWEEN_REPORTS) {
+        let map = &self.gguf.parts[tensor.part].map;
+        let bytes = MappedBytes::new(map, tensor.start..tensor.start + tensor.bytes);
+        bytes.read_ahead();
+        for part in bytes.chunks(BETWEEN_REPORTS) {
             let touched = part.iter().step_by(PAGE).fold(0_u8, |sum, byte| sum ^ byte);
             std::hint::black_box(touched);
             self.loaded += part.len() as u64;
             (self.on_progress)(Bytes(self.loaded), Bytes(self.total));
         }
+        bytes
     }
+}
+
+/// The name of one expert's matrix of those that `name` has all: `blk.0.ffn_up_exps.3.weight`.
+pub(crate) fn expert_name(name: &str, expert: usize) -> String {
+    format!("{}.{expert}.weight", name.strip_suffix(".weight").unwrap_or(name))
 }
 
 fn check_shape(name: &str, tensor: &TensorInfo, expected: &[usize]) -> Result<(), LoadError> {
@@ -118,129 +273,6 @@ fn check_shape(name: &str, tensor: &TensorInfo, expected: &[usize]) -> Result<()
     Err(LoadError::WrongShape { tensor: name.to_owned(), found: tensor.shape.clone(), expected: expected.to_vec() })
 }
 
-fn candle_type(name: &str, tensor: &TensorInfo) -> Result<GgmlDType, LoadError> {
-    tensor.tensor_type.candle().ok_or_else(|| LoadError::UnsupportedTensorType {
-        tensor: name.to_owned(),
-        tensor_type: tensor.tensor_type.name().to_owned(),
-    })
-}
-
-fn mapped(map: &Arc<Mmap>, range: Range<usize>, dtype: GgmlDType) -> QStorage {
-    match dtype {
-        GgmlDType::F32 => mapped_blocks::<f32>(map, range, dtype),
-        GgmlDType::Q4_0 => mapped_blocks::<BlockQ4_0>(map, range, dtype),
-        GgmlDType::Q4_1 => mapped_blocks::<BlockQ4_1>(map, range, dtype),
-        GgmlDType::Q5_0 => mapped_blocks::<BlockQ5_0>(map, range, dtype),
-        GgmlDType::Q5_1 => mapped_blocks::<BlockQ5_1>(map, range, dtype),
-        GgmlDType::Q8_0 => mapped_blocks::<BlockQ8_0>(map, range, dtype),
-        GgmlDType::Q2K => mapped_blocks::<BlockQ2K>(map, range, dtype),
-        GgmlDType::Q3K => mapped_blocks::<BlockQ3K>(map, range, dtype),
-        GgmlDType::Q4K => mapped_blocks::<BlockQ4K>(map, range, dtype),
-        GgmlDType::Q5K => mapped_blocks::<BlockQ5K>(map, range, dtype),
-        GgmlDType::Q6K => mapped_blocks::<BlockQ6K>(map, range, dtype),
-        GgmlDType::F16 => mapped_blocks::<f16>(map, range, dtype),
-        GgmlDType::BF16 => mapped_blocks::<bf16>(map, range, dtype),
-        // Types of activations, which no file has.
-        GgmlDType::Q8_1 | GgmlDType::Q8K => copied(&map[range], dtype),
-    }
-}
-
-fn copied(bytes: &[u8], dtype: GgmlDType) -> QStorage {
-    // candle reinterprets the bytes and wants them aligned, which a fresh allocation of words is whatever the file's
-    // alignment.
-    let mut aligned = vec![0_u64; bytes.len().div_ceil(8)];
-    for (word, chunk) in aligned.iter_mut().zip(bytes.chunks(8)) {
-        let mut value = [0; 8];
-        value[..chunk.len()].copy_from_slice(chunk);
-        *word = u64::from_ne_bytes(value);
-    }
-    #[expect(unsafe_code, reason = "words are read as bytes")]
-    // SAFETY: the words are initialised, and at least as many bytes as `bytes` has.
-    let aligned = unsafe { std::slice::from_raw_parts(aligned.as_ptr().cast::<u8>(), bytes.len()) };
-    QStorage::Cpu(dtype.from_data(aligned.into()))
-}
-
-fn mapped_blocks<T: GgmlType + 'static>(map: &Arc<Mmap>, range: Range<usize>, dtype: GgmlDType) -> QStorage {
-    let is_aligned = (map.as_ptr() as usize + range.start).is_multiple_of(align_of::<T>());
-    if !is_aligned || !range.len().is_multiple_of(size_of::<T>()) {
-        return copied(&map[range], dtype);
-    }
-    QStorage::Cpu(Box::new(MappedBlocks::<T> { map: map.clone(), range, blocks: PhantomData }))
-}
-
-/// Packed weights in the mapped file, which candle computes with as if they were its own.
-struct MappedBlocks<T> {
-    map: Arc<Mmap>,
-    range: Range<usize>,
-    blocks: PhantomData<T>,
-}
-
-impl<T: GgmlType> MappedBlocks<T> {
-    fn blocks(&self) -> &[T] {
-        let bytes = &self.map[self.range.clone()];
-        #[expect(unsafe_code, reason = "mapped bytes are read as candle's blocks")]
-        // SAFETY: `mapped_blocks` made sure of the alignment and of a whole number of blocks, the map lives as long as
-        // `self`, and every type it is called with consists of integers and floats, which any bytes are valid for.
-        unsafe {
-            std::slice::from_raw_parts(bytes.as_ptr().cast::<T>(), bytes.len() / size_of::<T>())
-        }
-    }
-}
-
-impl<T: GgmlType> QuantizedType for MappedBlocks<T> {
-    fn dtype(&self) -> GgmlDType {
-        T::DTYPE
-    }
-
-    fn matmul_t(&self, mkn: (usize, usize, usize), lhs: &[f32], dst: &mut [f32]) -> candle_core::Result<()> {
-        matmul(mkn, lhs, self.blocks(), dst)
-    }
-
-    fn matmul_t_f16(&self, mkn: (usize, usize, usize), lhs: &[f16], dst: &mut [f16]) -> candle_core::Result<()> {
-        matmul_f16(mkn, lhs, self.blocks(), dst)
-    }
-
-    fn embedding(&self, ids: &[u32], rows: usize, hidden: usize) -> candle_core::Result<CpuStorage> {
-        let row_blocks = hidden / T::BLCK_SIZE;
-        let mut out = vec![0_f32; ids.len() * hidden];
-        for (out_row, id) in out.chunks_exact_mut(hidden).zip(ids) {
-            let row = *id as usize;
-            let start = row * row_blocks;
-            let Some(blocks) = self.blocks().get(start..start + row_blocks).filter(|_| row < rows) else {
-                candle_core::bail!("token {row} is not one of {rows}");
-            };
-            T::to_float(blocks, out_row);
-        }
-        Ok(CpuStorage::F32(out))
-    }
-
-    fn dequantize(&self, elem_count: usize) -> candle_core::Result<CpuStorage> {
-        let mut values = vec![0_f32; elem_count];
-        T::to_float(self.blocks(), &mut values);
-        Ok(CpuStorage::F32(values))
-    }
-
-    fn storage_size_in_bytes(&self) -> usize {
-        self.range.len()
-    }
-
-    fn as_ptr(&self) -> *const u8 {
-        self.map[self.range.clone()].as_ptr()
-    }
-
-    fn block_size(&self) -> usize {
-        T::BLCK_SIZE
-    }
-
-    fn from_float(&mut self, _: &[f32]) {
-        unreachable!("mapped weights are never written")
-    }
-
-    fn from_float_imatrix(&mut self, _: &[f32], _: &[f32], _: usize) {
-        unreachable!("mapped weights are never written")
-    }
-
-    fn size(&self) -> usize {
-        self.range.len()
-    }
+fn unsupported(name: &str, tensor: &TensorInfo) -> LoadError {
+    LoadError::UnsupportedTensorType { tensor: name.to_owned(), tensor_type: tensor.tensor_type.name().to_owned() }
 }

@@ -1,53 +1,84 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use candle_core::quantized::{GgmlDType, QTensor};
 
 use crate::LoadError;
-use crate::gguf::Weights;
+use crate::gguf::{Matrix, Weights};
 
-/// A matrix of weights, packed as in the file, with an optional bias.
+/// A matrix of weights, with an optional bias.
 pub(crate) struct Linear {
-    matrix: Matrix,
+    matrix: Arc<Matrix>,
+    /// What the product is multiplied with, before the bias.
+    scale: Option<f32>,
     bias: Option<Tensor>,
 }
 
-enum Matrix {
-    Packed(Arc<QTensor>),
-    /// f32 weights: a plain product is faster than candle's packed one over f32 "blocks".
-    Plain(Tensor),
-}
-
 impl Linear {
+    /// The matrix `name.weight`, with `name.bias` where the file has it.
     pub(crate) fn load(weights: &mut Weights<'_>, name: &str, rows: usize, columns: usize) -> Result<Self, LoadError> {
         let matrix = weights.matrix(&format!("{name}.weight"), rows, columns)?;
-        Self::from_packed(Arc::new(matrix)).map_err(LoadError::Device)
+        let scale = weights.scales(name, 1)?.map(|scales| scales[0]);
+        let bias = format!("{name}.bias");
+        let bias = if weights.has(&bias) { Some(weights.vector(&bias, rows)?) } else { None };
+        Ok(Self { matrix: Arc::new(matrix), scale, bias })
     }
 
-    pub(crate) fn load_with_bias(
+    /// A matrix of one row, which some files have as a vector.
+    pub(crate) fn load_row(weights: &mut Weights<'_>, name: &str, columns: usize) -> Result<Self, LoadError> {
+        let name = format!("{name}.weight");
+        let row = if weights.rows(&name)? == 1 {
+            weights.unpacked(&name, &[1, columns])
+        } else {
+            weights.unpacked(&name, &[columns])
+        }?;
+        let row = row.reshape((1, columns)).map_err(LoadError::Device)?;
+        Ok(Self { matrix: Arc::new(Matrix::Plain(row)), scale: None, bias: None })
+    }
+
+    /// One matrix per expert, out of the tensor `(experts, rows, columns)` that the file has.
+    pub(crate) fn load_experts(
         weights: &mut Weights<'_>,
         name: &str,
+        experts: usize,
         rows: usize,
         columns: usize,
-    ) -> Result<Self, LoadError> {
-        let bias = weights.vector(&format!("{name}.bias"), rows)?;
-        Ok(Self { bias: Some(bias), ..Self::load(weights, name, rows, columns)? })
+    ) -> Result<Vec<Self>, LoadError> {
+        let matrices = weights.experts(&format!("{name}.weight"), experts, rows, columns)?;
+        let scales = weights.scales(name, experts)?;
+        let bias = format!("{name}.bias");
+        let biases = if weights.has(&bias) { Some(weights.unpacked(&bias, &[experts, rows])?) } else { None };
+        let linear = |(expert, matrix)| {
+            let scale = scales.as_ref().map(|scales| scales[expert]);
+            let bias = biases.as_ref().map(|biases| biases.get(expert)).transpose()?;
+            Ok(Self { matrix: Arc::new(matrix), scale, bias })
+        };
+        matrices.into_iter().enumerate().map(linear).collect::<candle_core::Result<_>>().map_err(LoadError::Device)
     }
 
-    pub(crate) fn from_packed(matrix: Arc<QTensor>) -> candle_core::Result<Self> {
-        let matrix = match matrix.dtype() {
-            GgmlDType::F32 => Matrix::Plain(matrix.dequantize(&matrix.device())?),
-            _ => Matrix::Packed(matrix),
-        };
-        Ok(Self { matrix, bias: None })
+    /// A matrix `(parts · rows, columns)`, cut into parts of `rows` rows.
+    pub(crate) fn load_parts(
+        weights: &mut Weights<'_>,
+        name: &str,
+        parts: usize,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Vec<Self>, LoadError> {
+        let matrices = weights.matrix_in_parts(&format!("{name}.weight"), parts, rows, columns)?;
+        let scale = weights.scales(name, 1)?.map(|scales| scales[0]);
+        Ok(matrices.into_iter().map(|matrix| Self { matrix: Arc::new(matrix), scale, bias: None }).collect())
+    }
+
+    /// A matrix that others use too: an embedding that is the output as well.
+    pub(crate) const fn shared(matrix: Arc<Matrix>) -> Self {
+        Self { matrix, scale: None, bias: None }
     }
 
     /// `x` `(tokens, columns)` → `(tokens, rows)`.
     pub(crate) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let product = match &self.matrix {
-            Matrix::Packed(matrix) => x.apply_op1_no_bwd(matrix.as_ref())?,
-            Matrix::Plain(matrix) => x.matmul(&matrix.t()?)?,
-        };
+        let mut product = self.matrix.product(x)?;
+        if let Some(scale) = self.scale {
+            product = product.affine(f64::from(scale), 0.0)?;
+        }
         match &self.bias {
             Some(bias) => product.broadcast_add(bias),
             None => Ok(product),

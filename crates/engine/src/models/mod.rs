@@ -1,14 +1,31 @@
-//! One file per graph. Families that differ only by [`Spec`] share one.
+//! The graphs: [`decoder`] for the families that differ by their spec alone, one file for each other architecture, built
+//! from the mechanisms in the files beside them.
 
-mod linear;
-mod llama;
+mod attention;
+mod batch;
+mod compressed_attention;
+mod compressor;
+mod decoder;
+mod deepseek4;
+mod delta_net;
+mod experts;
+mod feed_forward;
+mod hyper_connection;
+mod latent;
+pub(crate) mod linear;
+mod norm;
+mod rope;
+mod short_conv;
 
 use candle_core::{Device, Tensor};
 use chat::Bytes;
 
-use crate::gguf::{Gguf, Weights};
+pub(crate) use batch::{Part, Rows};
+pub(crate) use compressed_attention::MOST_QUERIES;
+
+use crate::gguf::{Gguf, InUse, Weights};
 use crate::kv_cache::KvCache;
-use crate::spec::Spec;
+use crate::spec::ModelSpec;
 use crate::{GenerateError, LoadError};
 
 /// The number of a token in the vocabulary.
@@ -16,11 +33,18 @@ pub(crate) type TokenId = u32;
 
 /// A model with its weights.
 pub(crate) trait Model: Send {
-    /// Runs `tokens` at the cache's current position and returns the last position's logits, `(vocabulary)`.
-    fn forward(&self, tokens: &[TokenId], cache: &mut KvCache) -> Result<Tensor, GenerateError>;
+    /// Runs the tokens of each part at its cache's current position, all in one pass over the weights. Gives logits
+    /// `(rows, vocabulary)`: of the last token of each part, or of every token, part after part.
+    fn forward(&self, parts: &mut [Part<'_>], rows: Rows) -> Result<Tensor, GenerateError>;
 
     /// An empty cache of this model's shape.
     fn new_cache(&self) -> KvCache;
+}
+
+/// A model that was loaded.
+pub(crate) struct Loaded {
+    pub(crate) model: Box<dyn Model>,
+    pub(crate) in_use: InUse,
 }
 
 /// Loads the model in a file onto `device`.
@@ -28,10 +52,21 @@ pub(crate) fn load(
     gguf: &Gguf,
     device: &Device,
     on_progress: &mut dyn FnMut(Bytes, Bytes),
-) -> Result<Box<dyn Model>, LoadError> {
-    let spec = Spec::read(gguf)?;
-    Ok(Box::new(llama::Llama::load(spec, &mut Weights::new(gguf, device, on_progress))?))
+) -> Result<Loaded, LoadError> {
+    load_with(ModelSpec::read(gguf)?, gguf, device, on_progress)
 }
 
-#[cfg(test)]
-mod tests;
+/// Loads the model in a file with these hyperparameters.
+pub(crate) fn load_with(
+    spec: ModelSpec,
+    gguf: &Gguf,
+    device: &Device,
+    on_progress: &mut dyn FnMut(Bytes, Bytes),
+) -> Result<Loaded, LoadError> {
+    let mut weights = Weights::new(gguf, device, on_progress);
+    let model: Box<dyn Model> = match spec {
+        ModelSpec::Decoder(spec) => Box::new(decoder::Decoder::load(spec, &mut weights)?),
+        ModelSpec::Deepseek4(spec) => Box::new(deepseek4::Deepseek4::load(spec, &mut weights)?),
+    };
+    Ok(Loaded { model, in_use: weights.into_in_use() })
+}

@@ -1,110 +1,156 @@
-use tokenizers::models::bpe::BPE;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{SplitDelimiterBehavior, Tokenizer};
+use std::cell::RefCell;
 
-use super::Vocabulary;
+use ahash::AHashMap;
+use icu_normalizer::ComposingNormalizerBorrowed;
+
+use super::merge::{Merge, Symbol, merge_all};
+use super::split::{PreTokenizer, Splitter};
+use super::{TokenType, Vocabulary, spm};
 use crate::LoadError;
 use crate::gguf::Gguf;
 use crate::models::TokenId;
 
 /// Byte-level byte-pair encoding, with the pre-tokenizer that the file names.
 pub(super) struct Bpe {
-    tokenizer: Tokenizer,
+    splitter: Splitter,
+    is_composed: bool,
+    bytes: Bytes,
+    merges: Merges,
+    /// Pieces that are words, where these come before merges.
+    words: AHashMap<Vec<u8>, TokenId>,
 }
 
-// The expressions are those of llama.cpp's `llama-vocab.cpp`, which takes them from each model's `tokenizer.json`.
-const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
-const DEFAULT_PUNCTUATION: &str = r"[\p{P}\$\+<=>\^~\|]+";
-const DEFAULT_DIGITS: [&str; 2] = [r"\p{N}+", r"[0-9][0-9][0-9]"];
-
-/// How text is cut before pairs are merged.
-#[derive(Clone, Copy)]
-enum PreTokenizer {
-    Qwen2,
-    Llama3,
-    Gpt2,
-    Smollm,
-    Default,
+/// Gemma 4's: pairs of characters, over the whole text, with a token for each byte of a character it doesn't know.
+pub(super) struct CharacterBpe {
+    characters: AHashMap<char, TokenId>,
+    bytes: Bytes,
+    unknown: Option<TokenId>,
+    merges: Merges,
 }
 
-impl PreTokenizer {
-    fn named(name: Option<&str>) -> Result<Self, LoadError> {
-        Ok(match name {
-            None | Some("default") => Self::Default,
-            Some("qwen2") => Self::Qwen2,
-            Some("llama-bpe" | "llama3" | "llama-v3") => Self::Llama3,
-            Some("gpt-2") => Self::Gpt2,
-            Some("smollm") => Self::Smollm,
-            Some(other) => {
-                return Err(LoadError::Tokenizer(format!("its pre-tokenizer `{other}` is not supported yet")));
+/// The token of each byte.
+type Bytes = [Option<TokenId>; 256];
+
+/// What a pair of tokens becomes, and how early.
+struct Merges(AHashMap<(TokenId, TokenId), (u32, TokenId)>);
+
+impl Merges {
+    fn read(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Self, LoadError> {
+        let merges = gguf.metadata().array("tokenizer.ggml.merges").and_then(|array| array.texts(&gguf.map));
+        let merges = merges.ok_or_else(|| LoadError::Missing("tokenizer.ggml.merges".to_owned()))?;
+        let mut ids: AHashMap<&str, TokenId> = AHashMap::with_capacity(vocabulary.words.len());
+        for (id, (word, kind)) in vocabulary.words.iter().zip(&vocabulary.types).enumerate() {
+            // Text never merges into a control token, whatever a file says.
+            if *kind != TokenType::Control {
+                ids.entry(word).or_insert(id as TokenId);
             }
-        })
+        }
+        let mut pairs = AHashMap::with_capacity(merges.len());
+        let mut merged = String::new();
+        for (rank, merge) in merges.into_iter().enumerate() {
+            // The first word may itself begin with a space.
+            let Some((left, right)) = std::str::from_utf8(merge).ok().and_then(split_merge) else { continue };
+            merged.clear();
+            merged.extend([left, right]);
+            if let (Some(left), Some(right), Some(merged)) = (ids.get(left), ids.get(right), ids.get(merged.as_str())) {
+                pairs.entry((*left, *right)).or_insert((rank as u32, *merged));
+            }
+        }
+        Ok(Self(pairs))
     }
 
-    fn build(self) -> tokenizers::Result<PreTokenizerWrapper> {
-        let split = |expression: &str| -> tokenizers::Result<PreTokenizerWrapper> {
-            let pattern = SplitPattern::Regex(expression.to_owned());
-            Ok(Split::new(pattern, SplitDelimiterBehavior::Isolated, false)?.into())
-        };
-        let bytes = || -> PreTokenizerWrapper { ByteLevel::new(false, false, false).into() };
-        let bytes_after_gpt2 = || -> PreTokenizerWrapper { ByteLevel::new(false, false, true).into() };
-        Ok(Sequence::new(match self {
-            Self::Qwen2 => vec![split(QWEN2)?, bytes()],
-            Self::Llama3 => vec![split(LLAMA3)?, bytes()],
-            Self::Gpt2 => vec![bytes_after_gpt2()],
-            Self::Smollm => vec![Digits::new(true).into(), bytes_after_gpt2()],
-            Self::Default => vec![
-                split(DEFAULT_PUNCTUATION)?,
-                split(GPT2)?,
-                split(DEFAULT_DIGITS[0])?,
-                split(DEFAULT_DIGITS[1])?,
-                bytes(),
-            ],
-        })
-        .into())
+    fn run(&self, symbols: &mut [Symbol]) {
+        merge_all(symbols, |left, right| {
+            let (rank, token) = *self.0.get(&(left.token?, right.token?))?;
+            Some(Merge { rank, token })
+        });
     }
 }
 
-/// # Errors
-/// Names a pre-tokenizer that isn't known.
-pub(super) fn check_supported(pre: Option<&str>) -> Result<(), LoadError> {
-    PreTokenizer::named(pre).map(|_| ())
+fn split_merge(merge: &str) -> Option<(&str, &str)> {
+    let first = merge.chars().next()?.len_utf8();
+    let space = first + merge.get(first..)?.find(' ')?;
+    Some((&merge[..space], &merge[space + 1..]))
 }
 
 impl Bpe {
-    pub(super) fn new(gguf: &Gguf, vocabulary: &Vocabulary, pre: Option<&str>) -> Result<Self, LoadError> {
-        let refused = |error: tokenizers::Error| LoadError::Tokenizer(error.to_string());
-        let merges = gguf.metadata().array("tokenizer.ggml.merges").and_then(|array| array.texts(&gguf.map));
-        let merges = merges.ok_or_else(|| LoadError::Missing("tokenizer.ggml.merges".to_owned()))?;
-        let merges = merges.into_iter().filter_map(|merge| {
-            let (left, right) = std::str::from_utf8(merge).ok()?.split_once(' ')?;
-            Some((left.to_owned(), right.to_owned()))
-        });
-        let words = vocabulary.words.iter().enumerate().map(|(id, word)| (word.clone(), id as TokenId));
-        let pre = PreTokenizer::named(pre)?;
-        let model = BPE::builder()
-            .vocab_and_merges(words.collect::<ahash::AHashMap<_, _>>(), merges.collect())
-            // Llama 3 has words in its vocabulary that no merge leads to.
-            .ignore_merges(matches!(pre, PreTokenizer::Llama3))
-            .build()
-            .map_err(refused)?;
-        let mut tokenizer = Tokenizer::new(model);
-        tokenizer.with_pre_tokenizer(Some(pre.build().map_err(refused)?));
-        Ok(Self { tokenizer })
+    pub(super) fn new(gguf: &Gguf, vocabulary: &Vocabulary, pre: PreTokenizer) -> Result<Self, LoadError> {
+        let mut bytes = [None; 256];
+        let mut words = AHashMap::new();
+        for (id, (word, kind)) in vocabulary.words.iter().zip(&vocabulary.types).enumerate() {
+            if *kind != TokenType::Normal {
+                continue;
+            }
+            let spelled = bytes_of(word);
+            if let [byte] = spelled[..] {
+                bytes[usize::from(byte)].get_or_insert(id as TokenId);
+            }
+            if pre.ignores_merges {
+                words.entry(spelled).or_insert(id as TokenId);
+            }
+        }
+        let merges = Merges::read(gguf, vocabulary)?;
+        Ok(Self { splitter: Splitter::new(pre), is_composed: pre.is_composed, bytes, merges, words })
     }
 
-    pub(super) fn encode(&self, text: &str, tokens: &mut Vec<TokenId>) -> Result<(), LoadError> {
-        let encoding = self.tokenizer.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| LoadError::Tokenizer(error.to_string()))?;
-        tokens.extend_from_slice(encoding.get_ids());
-        Ok(())
+    pub(super) fn encode(&self, text: &str, tokens: &mut Vec<TokenId>) {
+        let composed = self.is_composed.then(|| ComposingNormalizerBorrowed::new_nfc().normalize(text));
+        let symbols = RefCell::new(Vec::new());
+        self.splitter.split(composed.as_deref().unwrap_or(text), &mut |piece| {
+            if let Some(id) = self.words.get(piece.as_bytes()) {
+                tokens.push(*id);
+                return;
+            }
+            let mut symbols = symbols.borrow_mut();
+            symbols.clear();
+            symbols.extend(piece.bytes().enumerate().map(|(start, byte)| Symbol {
+                start,
+                len: 1,
+                token: self.bytes[usize::from(byte)],
+            }));
+            self.merges.run(&mut symbols);
+            tokens.extend(symbols.iter().filter(|symbol| symbol.len > 0).filter_map(|symbol| symbol.token));
+        });
+    }
+}
+
+impl CharacterBpe {
+    pub(super) fn new(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Self, LoadError> {
+        let mut characters = AHashMap::new();
+        let mut bytes = [None; 256];
+        for (id, (word, kind)) in vocabulary.words.iter().zip(&vocabulary.types).enumerate() {
+            let mut spelled = word.chars();
+            match (kind, spelled.next(), spelled.next()) {
+                (TokenType::Byte, ..) => {
+                    if let Some(byte) = spm::byte_of(word) {
+                        bytes[usize::from(byte)].get_or_insert(id as TokenId);
+                    }
+                }
+                (TokenType::Normal, Some(character), None) => {
+                    characters.entry(character).or_insert(id as TokenId);
+                }
+                _ => {}
+            }
+        }
+        let unknown = vocabulary.token(gguf.metadata(), "unknown_token_id");
+        Ok(Self { characters, bytes, unknown, merges: Merges::read(gguf, vocabulary)? })
+    }
+
+    pub(super) fn encode(&self, text: &str, tokens: &mut Vec<TokenId>) {
+        let mut symbols = Vec::with_capacity(text.len());
+        for (start, character) in text.char_indices() {
+            let character = if character == ' ' { spm::SPACE } else { character };
+            match self.characters.get(&character) {
+                Some(id) => symbols.push(Symbol { start, len: 1, token: Some(*id) }),
+                None => symbols.extend(character.encode_utf8(&mut [0; 4]).bytes().map(|byte| Symbol {
+                    start,
+                    len: 1,
+                    token: self.bytes[usize::from(byte)].or(self.unknown),
+                })),
+            }
+        }
+        self.merges.run(&mut symbols);
+        tokens.extend(symbols.iter().filter(|symbol| symbol.len > 0).filter_map(|symbol| symbol.token));
     }
 }
 

@@ -1,14 +1,25 @@
 use std::collections::HashMap;
 
-use super::{TokenType, Vocabulary};
+use aho_corasick::{AhoCorasick, MatchKind};
+
+use super::{TokenType, Vocabulary, spm};
 use crate::LoadError;
 use crate::models::TokenId;
 
-/// The tokens that are written as they are named: `<|im_start|>`.
+/// The tokens that are found by their names before anything else happens to a text.
 pub(super) struct Specials {
-    /// By first byte, the longest first.
-    by_first_byte: HashMap<u8, Vec<(String, TokenId)>>,
+    /// Tokens that steer the model: `<|im_start|>`. Only a template may write these.
+    marks: Names,
+    /// Words that were added to a finished vocabulary; anybody may write these.
+    words: Names,
     texts: HashMap<TokenId, String>,
+}
+
+struct Names {
+    finder: AhoCorasick,
+    tokens: Vec<TokenId>,
+    /// White space after one of these is not part of the text.
+    strip_after: bool,
 }
 
 pub(super) enum Part<'a> {
@@ -17,51 +28,78 @@ pub(super) enum Part<'a> {
 }
 
 impl Specials {
-    pub(super) fn new(vocabulary: &Vocabulary) -> Self {
-        let mut by_first_byte: HashMap<u8, Vec<(String, TokenId)>> = HashMap::new();
-        let mut texts = HashMap::new();
+    /// `template`: an added word that it writes, and that looks like a tag, steers the model too: `<think>`.
+    /// `strip_after`: white space after a mark belongs to the mark, as in Phi 3.
+    pub(super) fn new(vocabulary: &Vocabulary, template: &str, strip_after: bool) -> Result<Self, LoadError> {
+        let (mut marks, mut words, mut texts) = (Vec::new(), Vec::new(), HashMap::new());
         for (id, (word, kind)) in vocabulary.words.iter().zip(&vocabulary.types).enumerate() {
-            let (TokenType::Control | TokenType::UserDefined, Some(first)) = (kind, word.bytes().next()) else {
+            let id = id as TokenId;
+            if word.is_empty() {
                 continue;
-            };
-            by_first_byte.entry(first).or_default().push((word.clone(), id as TokenId));
-            texts.insert(id as TokenId, word.clone());
+            }
+            match kind {
+                // What cannot be broken cannot be sealed: a name of one character is never looked for.
+                TokenType::Control if word.chars().nth(1).is_none() => {}
+                TokenType::Control => marks.push((word.clone(), id)),
+                TokenType::UserDefined if is_tag(word) && template.contains(word.as_str()) => {
+                    marks.push((word.clone(), id));
+                }
+                // Files of SentencePiece spell these with either kind of space.
+                TokenType::UserDefined => words.push((word.replace(spm::SPACE, " "), id)),
+                TokenType::Normal | TokenType::Byte => continue,
+            }
+            texts.insert(id, word.clone());
         }
-        for words in by_first_byte.values_mut() {
-            words.sort_by_key(|(word, _)| std::cmp::Reverse(word.len()));
-        }
-        Self { by_first_byte, texts }
+        Ok(Self { marks: Names::new(marks, strip_after)?, words: Names::new(words, false)?, texts })
     }
 
     pub(super) fn text(&self, token: TokenId) -> Option<&str> {
         self.texts.get(&token).map(String::as_str)
     }
 
-    /// Calls `each` for every special token in `text` and for the text between them, in order.
-    pub(super) fn split<'a>(
-        &self,
-        text: &'a str,
-        each: &mut dyn FnMut(Part<'a>) -> Result<(), LoadError>,
-    ) -> Result<(), LoadError> {
-        let (mut from, mut at) = (0, 0);
-        while at < text.len() {
-            let rest = &text.as_bytes()[at..];
-            let found = self
-                .by_first_byte
-                .get(&rest[0])
-                .and_then(|words| words.iter().find(|(word, _)| rest.starts_with(word.as_bytes())));
-            let Some((word, id)) = found else {
-                at += 1;
-                continue;
-            };
-            // A special token is valid UTF-8, so it begins and ends between characters.
-            if from < at {
-                each(Part::Text(&text[from..at]))?;
+    pub(super) fn marks(&self) -> impl Iterator<Item = &str> {
+        self.marks.tokens.iter().filter_map(|token| self.text(*token))
+    }
+
+    /// Calls `each` for every mark in `text` and for the text between them, in order.
+    pub(super) fn split_marks<'a>(&self, text: &'a str, each: &mut dyn FnMut(Part<'a>)) {
+        self.marks.split(text, each);
+    }
+
+    /// Calls `each` for every added word in `text` and for the text between them, in order.
+    pub(super) fn split_words<'a>(&self, text: &'a str, each: &mut dyn FnMut(Part<'a>)) {
+        self.words.split(text, each);
+    }
+}
+
+fn is_tag(word: &str) -> bool {
+    (word.starts_with('<') && word.ends_with('>')) || (word.starts_with('[') && word.ends_with(']'))
+}
+
+impl Names {
+    fn new(names: Vec<(String, TokenId)>, strip_after: bool) -> Result<Self, LoadError> {
+        let (words, tokens): (Vec<String>, Vec<TokenId>) = names.into_iter().unzip();
+        let finder = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&words);
+        let finder = finder.map_err(|error| LoadError::Tokenizer(error.to_string()))?;
+        Ok(Self { finder, tokens, strip_after })
+    }
+
+    fn split<'a>(&self, text: &'a str, each: &mut dyn FnMut(Part<'a>)) {
+        let mut from = 0;
+        for found in self.finder.find_iter(text) {
+            // What was stripped after the last one may hold the beginning of this one, if a name begins with a space.
+            let start = found.start().max(from);
+            if from < start {
+                each(Part::Text(&text[from..start]));
             }
-            each(Part::Special(*id))?;
-            at += word.len();
-            from = at;
+            each(Part::Special(self.tokens[found.pattern().as_usize()]));
+            from = found.end().max(from);
+            if self.strip_after {
+                from = text.len() - text[from..].trim_start().len();
+            }
         }
-        if from < text.len() { each(Part::Text(&text[from..])) } else { Ok(()) }
+        if from < text.len() {
+            each(Part::Text(&text[from..]));
+        }
     }
 }

@@ -9,11 +9,13 @@ mod json;
 mod models;
 mod reply;
 mod request;
+mod tools;
 
 pub use error::{ErrorBody, decode_error, encode_error};
 pub use models::{ModelEntry, decode_models, encode_models};
 pub use reply::{ChunkEncoder, Piece, ReplyHead, decode_chunk, decode_response, encode_response};
 pub use request::{ChatCall, RequestError, decode_request, encode_request};
+pub use tools::ToolCallPart;
 
 /// What came from a node is not what the dialect says it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

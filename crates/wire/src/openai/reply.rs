@@ -1,11 +1,12 @@
 use std::time::Duration;
 
-use chat::{ChatEvent, Finish, FinishReason, Progress, Timings, Usage};
+use chat::{ChatEvent, Finish, FinishReason, Progress, Timings, ToolCall, Usage};
 use serde_json::{Map, Value, json};
 
 use super::DecodeError;
 use super::error::{ErrorBody, error_in, error_json};
 use super::json::{count, member};
+use super::tools::{ToolCallPart, encode_tool_call, parts_of};
 use crate::sse;
 
 /// What every chunk of one answer repeats.
@@ -25,12 +26,13 @@ pub struct ChunkEncoder {
     head: ReplyHead,
     include_usage: bool,
     has_started: bool,
+    has_calls: bool,
 }
 
 impl ChunkEncoder {
     /// An encoder for one answer; `include_usage` as the request's `stream_options` say.
     pub fn new(head: ReplyHead, include_usage: bool) -> Self {
-        Self { head, include_usage, has_started: false }
+        Self { head, include_usage, has_started: false, has_calls: false }
     }
 
     /// The bytes for one event. Progress becomes a comment, which keeps the connection alive and which every client
@@ -38,8 +40,16 @@ impl ChunkEncoder {
     pub fn encode(&mut self, event: &ChatEvent) -> String {
         match event {
             ChatEvent::Progress(progress) => sse::encode_comment(&progress_words(*progress)),
-            ChatEvent::Text(text) => self.delta("content", text),
-            ChatEvent::Thinking(text) => self.delta("reasoning_content", text),
+            ChatEvent::Text(text) => self.delta("content", json!(text)),
+            ChatEvent::Thinking(text) => self.delta("reasoning_content", json!(text)),
+            ChatEvent::ToolCall { index, call } => {
+                self.has_calls = true;
+                let mut call = encode_tool_call(call);
+                call["index"] = json!(index);
+                self.delta("tool_calls", json!([call]))
+            }
+            // A request that asks for them is refused, so there are none.
+            ChatEvent::Logprobs(_) => String::new(),
             ChatEvent::Finished(finish) => self.end(finish),
         }
     }
@@ -49,20 +59,20 @@ impl ChunkEncoder {
         sse::encode_data(&error_json(error).to_string())
     }
 
-    fn delta(&mut self, name: &str, text: &str) -> String {
+    fn delta(&mut self, name: &str, value: Value) -> String {
         let mut delta = Map::new();
         if !self.has_started {
             self.has_started = true;
             delta.insert("role".into(), json!("assistant"));
         }
-        delta.insert(name.into(), json!(text));
+        delta.insert(name.into(), value);
         sse::encode_data(&self.chunk(&delta, None).to_string())
     }
 
     fn end(&mut self, finish: &Finish) -> String {
         let mut out = String::new();
         if !self.has_started {
-            out.push_str(&self.delta("content", ""));
+            out.push_str(&self.delta("content", json!("")));
         }
         let mut last = self.chunk(&Map::new(), Some(finish.reason));
         if let Some(timings) = timings_json(finish) {
@@ -81,7 +91,7 @@ impl ChunkEncoder {
 
     fn chunk(&self, delta: &Map<String, Value>, reason: Option<FinishReason>) -> Value {
         let mut chunk = self.head_json("chat.completion.chunk");
-        chunk["choices"] = json!([{ "index": 0, "delta": delta, "finish_reason": reason.map(reason_word) }]);
+        chunk["choices"] = json!([{ "index": 0, "delta": delta, "finish_reason": reason.map(|reason| reason_word(reason, self.has_calls)) }]);
         chunk
     }
 
@@ -91,13 +101,17 @@ impl ChunkEncoder {
 }
 
 /// The body of an answer that was not wanted as a stream.
-pub fn encode_response(head: &ReplyHead, text: &str, thinking: &str, finish: &Finish) -> Vec<u8> {
+pub fn encode_response(head: &ReplyHead, text: &str, thinking: &str, calls: &[ToolCall], finish: &Finish) -> Vec<u8> {
     let mut message = json!({ "role": "assistant", "content": text });
+    if !calls.is_empty() {
+        message["tool_calls"] = calls.iter().map(encode_tool_call).collect();
+    }
     if !thinking.is_empty() {
         message["reasoning_content"] = json!(thinking);
     }
     let mut body = head_json(head, "chat.completion");
-    body["choices"] = json!([{ "index": 0, "message": message, "finish_reason": reason_word(finish.reason) }]);
+    body["choices"] =
+        json!([{ "index": 0, "message": message, "finish_reason": reason_word(finish.reason, !calls.is_empty()) }]);
     if let Some(usage) = finish.usage {
         body["usage"] = usage_json(usage);
     }
@@ -114,6 +128,8 @@ pub struct Piece {
     pub text: Option<String>,
     /// Text of the model's thinking, to be appended; not empty.
     pub thinking: Option<String>,
+    /// Parts of the calls that the model asks for.
+    pub tool_calls: Vec<ToolCallPart>,
     /// Why the answer ended, in the last chunk that has a choice.
     pub finish: Option<FinishReason>,
     /// Tokens, often in a chunk of their own after the end.
@@ -132,7 +148,8 @@ pub fn decode_chunk(data: &str) -> Result<Piece, DecodeError> {
 /// Reads a whole response. An error that a server sent with status 200 is in [`Piece::error`].
 pub fn decode_response(body: &[u8]) -> Result<Piece, DecodeError> {
     let piece = piece(&serde_json::from_slice(body)?)?;
-    if piece.finish.is_none() && piece.error.is_none() && piece.text.is_none() && piece.thinking.is_none() {
+    let is_empty = piece.text.is_none() && piece.thinking.is_none() && piece.tool_calls.is_empty();
+    if piece.finish.is_none() && piece.error.is_none() && is_empty {
         return Err(DecodeError::Missing("choice"));
     }
     Ok(piece)
@@ -163,12 +180,14 @@ fn piece(value: &Value) -> Result<Piece, DecodeError> {
     piece.text = text("content");
     // llama.cpp, SGLang and DeepSeek say `reasoning_content`; vLLM, mlx_lm, Ollama and LM Studio `reasoning`; some both.
     piece.thinking = text("reasoning_content").or_else(|| text("reasoning"));
+    piece.tool_calls = part.map(parts_of).unwrap_or_default();
     piece.finish = choice.get("finish_reason").and_then(Value::as_str).and_then(reason_of);
     Ok(piece)
 }
 
-fn reason_word(reason: FinishReason) -> &'static str {
+fn reason_word(reason: FinishReason, has_calls: bool) -> &'static str {
     match reason {
+        FinishReason::Stop if has_calls => "tool_calls",
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
         // The dialect has no word for it; a node that is read by us tells that its answer is not whole.

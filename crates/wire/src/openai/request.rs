@@ -1,7 +1,8 @@
-use chat::{ChatRequest, Message, Role, SamplingParams};
+use chat::{ChatRequest, Message, ReasoningEffort, Redacted, Role, SamplingParams};
 use serde_json::{Map, Value, json};
 
 use super::json::{integer, kind, member};
+use super::tools::{decode_tool_calls, decode_tools, encode_tool, encode_tool_call};
 
 /// One call of `/v1/chat/completions`, decoded.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,7 +27,7 @@ pub struct RequestError {
 }
 
 impl RequestError {
-    fn at(param: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(super) fn at(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self { message: message.into(), param: Some(param.into()) }
     }
 }
@@ -34,7 +35,7 @@ impl RequestError {
 type Object = Map<String, Value>;
 
 /// Reads the body of a call. Unknown members are ignored; members that would change the answer and can't be served
-/// (`n` above 1, images, tools, a response format) are errors.
+/// (`n` above 1, images, a forced call, a response format) are errors.
 pub fn decode_request(body: &[u8]) -> Result<ChatCall, RequestError> {
     let value: Value = serde_json::from_slice(body).map_err(|error| RequestError {
         message: format!("the body is not JSON: line {}, column {}", error.line(), error.column()),
@@ -54,6 +55,8 @@ pub fn decode_request(body: &[u8]) -> Result<ChatCall, RequestError> {
     let request = ChatRequest {
         model: model.filter(|name| !name.is_empty()),
         messages: messages(&object)?,
+        tools: decode_tools(&object)?,
+        reasoning_effort: reasoning_effort(&object)?,
         sampling: sampling(&object)?,
     };
     Ok(ChatCall { request, stream, include_usage })
@@ -62,16 +65,22 @@ pub fn decode_request(body: &[u8]) -> Result<ChatCall, RequestError> {
 /// The body that asks a node for `model`'s answer. Parameters that were not set are left to the node; those that
 /// OpenAI doesn't know (`top_k`, `min_p`, repetition) go under the names that llama.cpp, vLLM and mlx_lm read.
 pub fn encode_request(call: &ChatCall) -> Vec<u8> {
-    let ChatRequest { model, messages, sampling } = &call.request;
+    let ChatRequest { model, messages, tools, reasoning_effort, sampling } = &call.request;
     let mut body = Object::new();
     if let Some(model) = model {
         body.insert("model".into(), json!(model));
     }
-    let messages: Vec<Value> = messages
-        .iter()
-        .map(|message| json!({ "role": message.role.as_str(), "content": message.text.expose() }))
-        .collect();
-    body.insert("messages".into(), json!(messages));
+    body.insert("messages".into(), messages.iter().map(encode_message).collect());
+    if !tools.is_empty() {
+        body.insert("tools".into(), tools.iter().map(encode_tool).collect());
+    }
+    if let Some(effort) = reasoning_effort {
+        // llama.cpp, vLLM and SGLang give these to the template; not every server has a word for "not at all".
+        body.insert("chat_template_kwargs".into(), json!({ "enable_thinking": *effort != ReasoningEffort::Off }));
+        if *effort != ReasoningEffort::Off {
+            body.insert("reasoning_effort".into(), json!(effort.as_str()));
+        }
+    }
     body.insert("stream".into(), json!(call.stream));
     if call.stream && call.include_usage {
         body.insert("stream_options".into(), json!({ "include_usage": true }));
@@ -95,6 +104,24 @@ pub fn encode_request(call: &ChatCall) -> Vec<u8> {
     Value::Object(body).to_string().into_bytes()
 }
 
+fn encode_message(message: &Message) -> Value {
+    let mut object = Object::new();
+    object.insert("role".into(), json!(message.role.as_str()));
+    object.insert("content".into(), json!(message.text.expose()));
+    let mut set = |name: &str, text: Option<&str>| {
+        if let Some(text) = text {
+            object.insert(name.into(), json!(text));
+        }
+    };
+    set("reasoning_content", message.reasoning.as_ref().map(Redacted::expose));
+    set("tool_call_id", message.tool_call_id.as_deref());
+    set("name", message.name.as_deref());
+    if !message.tool_calls.is_empty() {
+        object.insert("tool_calls".into(), message.tool_calls.iter().map(encode_tool_call).collect());
+    }
+    Value::Object(object)
+}
+
 /// A parameter with the digits a person wrote: 0.7 rather than the 0.699999988079071 that the `f32` widens to.
 fn short(value: f32) -> Value {
     value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
@@ -107,11 +134,9 @@ fn refuse_unsupported(object: &Object) -> Result<(), RequestError> {
         return Err(RequestError::at("n", "only one answer per request can be given: `n` must be 1"));
     }
     let wants_no_tool = member(object, "tool_choice").and_then(Value::as_str) == Some("none");
-    for name in ["tools", "functions"] {
-        let is_given = member(object, name).is_some_and(|tools| tools.as_array().is_none_or(|list| !list.is_empty()));
-        if is_given && !wants_no_tool {
-            return Err(RequestError::at(name, format!("calling tools is not supported: leave `{name}` out")));
-        }
+    let has_functions = member(object, "functions").is_some_and(|functions| functions != &json!([]));
+    if has_functions && !wants_no_tool {
+        return Err(RequestError::at("functions", "`functions` is not supported: use `tools` instead"));
     }
     if let Some(format) = member(object, "response_format")
         && format.get("type").and_then(Value::as_str) != Some("text")
@@ -151,11 +176,7 @@ fn message(value: &Value, at: &str) -> Result<Message, RequestError> {
         Some(other) => return Err(wrong_type(&role_at, "a string", other)),
         None => return Err(RequestError::at(&role_at, format!("`{role_at}` is missing"))),
     };
-    let has_tool_calls =
-        member(object, "tool_calls").is_some_and(|calls| calls.as_array().is_none_or(|list| !list.is_empty()));
-    if has_tool_calls {
-        return Err(RequestError::at(format!("{at}.tool_calls"), "calling tools is not supported"));
-    }
+    let optional = |name: &str| member(object, name).map(|value| string(value, &format!("{at}.{name}"))).transpose();
     let content_at = format!("{at}.content");
     let text = match member(object, "content") {
         Some(Value::String(text)) => text.clone(),
@@ -172,7 +193,25 @@ fn message(value: &Value, at: &str) -> Result<Message, RequestError> {
         None if role == Role::Assistant => String::new(),
         None => return Err(RequestError::at(&content_at, format!("`{content_at}` is missing"))),
     };
-    Ok(Message::new(role, text))
+    let reasoning = optional("reasoning_content")?.or(optional("reasoning")?);
+    Ok(Message {
+        reasoning: reasoning.map(Redacted),
+        tool_calls: decode_tool_calls(object, at)?,
+        tool_call_id: optional("tool_call_id")?,
+        name: optional("name")?,
+        ..Message::new(role, text)
+    })
+}
+
+fn reasoning_effort(object: &Object) -> Result<Option<ReasoningEffort>, RequestError> {
+    if let Some(value) = member(object, "reasoning_effort") {
+        let effort = ReasoningEffort::parse(&string(value, "reasoning_effort")?);
+        let refused = || RequestError::at("reasoning_effort", "`reasoning_effort` must be none, low, medium or high");
+        return effort.map(Some).ok_or_else(refused);
+    }
+    let options = member(object, "chat_template_kwargs").and_then(Value::as_object);
+    let thinks = options.and_then(|options| member(options, "enable_thinking")).and_then(Value::as_bool);
+    Ok(thinks.map(|thinks| if thinks { ReasoningEffort::Medium } else { ReasoningEffort::Off }))
 }
 
 fn part_text<'a>(part: &'a Value, at: &str) -> Result<&'a str, RequestError> {
@@ -219,6 +258,7 @@ fn sampling(object: &Object) -> Result<SamplingParams, RequestError> {
             n => n.and_then(|n| usize::try_from(n).ok()),
         },
         stop: stop(object)?,
+        ..SamplingParams::default()
     })
 }
 
@@ -258,11 +298,11 @@ fn flag(object: &Object, name: &str, at: &str) -> Result<bool, RequestError> {
     }
 }
 
-fn string(value: &Value, at: &str) -> Result<String, RequestError> {
+pub(super) fn string(value: &Value, at: &str) -> Result<String, RequestError> {
     value.as_str().map(str::to_owned).ok_or_else(|| wrong_type(at, "a string", value))
 }
 
-fn wrong_type(at: &str, wanted: &str, found: &Value) -> RequestError {
+pub(super) fn wrong_type(at: &str, wanted: &str, found: &Value) -> RequestError {
     RequestError::at(at, format!("`{at}` must be {wanted}, not {}", kind(found)))
 }
 
@@ -301,7 +341,7 @@ mod tests {
             Message::new(Role::System, "be brief"),
             Message::new(Role::User, "a\nb"),
             Message::new(Role::Assistant, ""),
-            Message::new(Role::Tool, "42"),
+            Message { tool_call_id: Some("x".into()), ..Message::new(Role::Tool, "42") },
         ];
         assert_eq!(call.request.messages, messages);
         assert_eq!(call.request.model.as_deref(), Some("qwen"));
@@ -317,6 +357,7 @@ mod tests {
             seed: Some(7),
             max_tokens: Some(16),
             stop: vec!["END".into()],
+            ..SamplingParams::default()
         };
         assert_eq!(call.request.sampling, expected);
     }
@@ -324,7 +365,12 @@ mod tests {
     #[test]
     fn what_cannot_be_served_is_refused_by_name() {
         assert!(refused(&user(json!({ "n": 2 })), "n").contains("one answer"));
-        refused(&user(json!({ "tools": [{ "type": "function" }] })), "tools");
+        refused(&user(json!({ "tools": [{ "type": "function" }] })), "tools[0].function");
+        refused(&user(json!({ "tools": [{ "type": "web_search" }] })), "tools[0].type");
+        let tools = json!([{ "type": "function", "function": { "name": "f" } }]);
+        refused(&user(json!({ "tools": tools, "tool_choice": "required" })), "tool_choice");
+        refused(&user(json!({ "functions": [{ "name": "f" }] })), "functions");
+        refused(&user(json!({ "reasoning_effort": "some" })), "reasoning_effort");
         refused(&user(json!({ "response_format": { "type": "json_object" } })), "response_format");
         refused(&user(json!({ "logprobs": true })), "logprobs");
         refused(&user(json!({ "logit_bias": { "5": 1 } })), "logit_bias");
@@ -344,7 +390,7 @@ mod tests {
         refused(&json!({ "messages": [{ "role": "bot", "content": "x" }] }), "messages[0].role");
         refused(&json!({ "messages": [{ "role": "user" }] }), "messages[0].content");
         let called = json!({ "messages": [{ "role": "assistant", "content": null, "tool_calls": [{}] }] });
-        refused(&called, "messages[0].tool_calls");
+        refused(&called, "messages[0].tool_calls[0]");
     }
 
     #[test]

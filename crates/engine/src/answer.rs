@@ -1,0 +1,148 @@
+use std::time::{Duration, Instant};
+
+use chat::{ChatEvent, Finish, FinishReason, ScoredToken, Timings, TokenLogprob, Usage};
+
+use crate::GenerateError;
+use crate::answer_text::AnswerText;
+use crate::handle::fresh_seed;
+use crate::models::TokenId;
+use crate::sampling::{Constraint, Draw, Logprobs, Sampler};
+use crate::tokenizer::{Detokenizer, Tokenizer};
+use crate::worker::Job;
+
+/// The answer as far as it is written.
+pub(crate) struct Answer {
+    sampler: Sampler,
+    constraint: Option<Constraint>,
+    /// The thinking that the template opened, as long as it isn't closed: there the constraint is suspended.
+    open_thinking: Option<String>,
+    /// Of tokens whose text isn't told yet.
+    logprobs: Vec<TokenLogprob>,
+    detokenizer: Detokenizer,
+    text: AnswerText,
+    most_tokens: usize,
+    completion_tokens: usize,
+    first_token: Option<Instant>,
+    first_visible: Option<Instant>,
+    last_token: Option<Instant>,
+}
+
+impl Answer {
+    pub(crate) fn new(job: &Job) -> Self {
+        let room = job.context_len - job.prompt.tokens.len();
+        let mut constraint = job.constraint.take();
+        let open_thinking = (constraint.is_some() && job.prompt.starts_thinking).then(String::new);
+        if let Some(constraint) = constraint.as_mut().filter(|_| open_thinking.is_some()) {
+            constraint.suspend();
+        }
+        Self {
+            sampler: job.sampler.clone(),
+            constraint,
+            open_thinking,
+            logprobs: Vec::new(),
+            detokenizer: job.text.tokenizer.detokenizer(),
+            text: job.text.answer_text(&job.prompt, &job.sampling, fresh_seed()),
+            most_tokens: job.sampling.max_tokens.map_or(room, |most| most.min(room)),
+            completion_tokens: 0,
+            first_token: None,
+            first_visible: None,
+            last_token: None,
+        }
+    }
+
+    /// Draws the next token.
+    ///
+    /// # Errors
+    /// When no logit is a number, or the constraint allows nothing.
+    pub(crate) fn draw(&mut self, logits: &mut [f32]) -> Result<Draw, GenerateError> {
+        self.sampler.sample(logits, self.constraint.as_mut())
+    }
+
+    /// Takes a drawn token; gives the reason where it is the last.
+    ///
+    /// # Errors
+    /// When the constraint fails.
+    pub(crate) fn take(&mut self, job: &Job, draw: Draw) -> Result<Option<FinishReason>, GenerateError> {
+        let token = draw.token;
+        if job.text.tokenizer.ends_generation(token) {
+            return Ok(Some(FinishReason::Stop));
+        }
+        if self.completion_tokens >= self.most_tokens {
+            return Ok(Some(FinishReason::Length));
+        }
+        self.sampler.accept(token);
+        self.logprobs.extend(draw.logprobs.map(|logprobs| token_logprob(&job.text.tokenizer, token, logprobs)));
+        let now = Instant::now();
+        self.completion_tokens += 1;
+        self.first_token.get_or_insert(now);
+        self.last_token = Some(now);
+        let text = self.detokenizer.push(job.text.piece(&job.prompt, token));
+        let events = self.text.push(&text);
+        self.send(job, events);
+        let is_whole = self.constrain(token, &text, job.text.thinking_end())?;
+        if self.text.is_stopped() || is_whole {
+            return Ok(Some(FinishReason::Stop));
+        }
+        Ok((self.completion_tokens >= self.most_tokens).then_some(FinishReason::Length))
+    }
+
+    /// Takes `token`, which added `text`, into the constraint; says whether nothing can follow.
+    fn constrain(&mut self, token: TokenId, text: &str, thinking_end: &str) -> Result<bool, GenerateError> {
+        let Some(constraint) = &mut self.constraint else { return Ok(false) };
+        constraint.accept(token)?;
+        if let Some(thinking) = &mut self.open_thinking {
+            thinking.push_str(text);
+            if thinking.contains(thinking_end) {
+                self.open_thinking = None;
+                constraint.resume();
+            }
+        }
+        Ok(constraint.is_complete())
+    }
+
+    pub(crate) fn finish(&mut self, job: &Job, reason: FinishReason, cached: usize, prefill: Duration) {
+        let rest = self.detokenizer.finish();
+        let mut events = self.text.push(&rest);
+        events.extend(self.text.finish());
+        self.send(job, events);
+        let reason = if self.text.is_stopped() { FinishReason::Stop } else { reason };
+        let prompt_tokens = job.prompt.tokens.len();
+        let per_second =
+            |tokens: usize, time: Duration| (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64());
+        let decode_time = self.first_token.zip(self.last_token).map_or(Duration::ZERO, |(first, last)| last - first);
+        drop(job.queued.take());
+        job.send(ChatEvent::Finished(Finish {
+            reason,
+            usage: Some(Usage { prompt_tokens, cached_tokens: cached, completion_tokens: self.completion_tokens }),
+            timings: Timings {
+                ttft: self.first_visible.map(|first| first - job.accepted),
+                prefill_tokens_per_sec: per_second(prompt_tokens - cached, prefill),
+                decode_tokens_per_sec: per_second(self.completion_tokens.saturating_sub(1), decode_time),
+            },
+        }));
+    }
+
+    fn send(&mut self, job: &Job, events: Vec<ChatEvent>) {
+        if !events.is_empty() {
+            self.first_visible.get_or_insert_with(Instant::now);
+            if !self.logprobs.is_empty() {
+                job.send(ChatEvent::Logprobs(std::mem::take(&mut self.logprobs)));
+            }
+        }
+        for event in events {
+            job.send(event);
+        }
+    }
+}
+
+fn token_logprob(tokenizer: &Tokenizer, token: TokenId, logprobs: Logprobs) -> TokenLogprob {
+    let scored = |token, logprob| {
+        let piece = tokenizer.piece(token);
+        let bytes = if piece.is_empty() { tokenizer.special_text(Some(token)).as_bytes() } else { piece };
+        ScoredToken { bytes: bytes.to_vec(), logprob }
+    };
+    TokenLogprob {
+        drawn: scored(token, logprobs.drawn),
+        top: logprobs.top.into_iter().map(|(token, logprob)| scored(token, logprob)).collect(),
+    }
+}

@@ -1,0 +1,102 @@
+use super::calls::Body;
+
+/// How a family marks thinking and calls in what it writes; found from its chat template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AnswerFormat {
+    is_harmony: bool,
+    pub(super) thinking: (&'static str, &'static str),
+    pub(super) calls: Vec<CallFormat>,
+    /// An answer that is nothing but the JSON of a call is one.
+    pub(super) bare_json: bool,
+}
+
+/// One way to mark calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CallFormat {
+    pub(super) open: &'static str,
+    /// Without one, calls end with the answer.
+    pub(super) close: Option<&'static str>,
+    pub(super) body: Body,
+}
+
+const CALL_FORMATS: [CallFormat; 9] = [
+    // Hermes and Qwen (JSON), Qwen3-Coder and 3.5 (functions and parameters), GLM (keys and values).
+    CallFormat { open: "<tool_call>", close: Some("</tool_call>"), body: Body::ToolCall },
+    CallFormat { open: "<|tool_call>", close: Some("<tool_call|>"), body: Body::Gemma },
+    CallFormat { open: "<|tool_call_start|>", close: Some("<|tool_call_end|>"), body: Body::Python },
+    CallFormat { open: "[TOOL_CALLS]", close: None, body: Body::Mistral },
+    CallFormat {
+        open: "<｜tool▁calls▁begin｜>", close: Some("<｜tool▁calls▁end｜>"), body: Body::DeepSeek
+    },
+    CallFormat { open: "<｜DSML｜tool_calls>", close: Some("</｜DSML｜tool_calls>"), body: Body::Dsml },
+    CallFormat { open: "<｜DSML｜function_calls>", close: Some("</｜DSML｜function_calls>"), body: Body::Dsml },
+    CallFormat { open: "<|tool_call|>", close: Some("<|/tool_call|>"), body: Body::Json },
+    CallFormat { open: "<|python_tag|>", close: None, body: Body::Llama },
+];
+
+/// Inside of calls.
+const INNER_MARKS: [&str; 8] = [
+    "｜DSML｜",
+    "<｜tool▁call▁begin｜>",
+    "<｜tool▁sep｜>",
+    "<｜tool▁call▁end｜>",
+    "[ARGS]",
+    "[CALL_ID]",
+    "<|\"|>",
+    "<|python_end|>",
+];
+
+/// How gpt-oss marks everything it writes.
+pub(super) const HARMONY_MARKS: [&str; 7] =
+    ["<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|return|>", "<|constrain|>"];
+
+impl AnswerFormat {
+    pub(crate) fn of(template: &str) -> Self {
+        let has = |mark: &str| template.contains(mark);
+        let thinking = if has("<|channel>") {
+            ("<|channel>thought", "<channel|>")
+        } else if has("[THINK]") {
+            ("[THINK]", "[/THINK]")
+        } else {
+            ("<think>", "</think>")
+        };
+        // The template of DeepSeek builds its tags from parts.
+        let is_used = |format: &CallFormat| match format.body {
+            Body::Dsml => has("｜DSML｜"),
+            _ => has(format.open),
+        };
+        Self {
+            is_harmony: has("<|channel|>") && has("<|message|>"),
+            thinking,
+            calls: CALL_FORMATS.into_iter().filter(is_used).collect(),
+            // Llama's instructions, which it follows without a mark as often as with one.
+            bare_json: has("\"parameters\": dictionary of argument name and its value"),
+        }
+    }
+
+    pub(super) const fn is_harmony(&self) -> bool {
+        self.is_harmony
+    }
+
+    /// Whether the token of that name says something about an answer, although it is no text. `offers_tools`: calls
+    /// are expected.
+    pub(crate) fn reads(&self, name: &str, offers_tools: bool) -> bool {
+        let thinking = [self.thinking.0, self.thinking.1];
+        // The name of Gemma's channel follows its token.
+        let is_thinking = thinking.iter().any(|tag| *tag == name || (name.len() > 3 && tag.starts_with(name)));
+        let is_call = |format: &CallFormat| format.open == name || format.close == Some(name);
+        (self.is_harmony && HARMONY_MARKS.contains(&name))
+            || is_thinking
+            || (offers_tools && (self.calls.iter().any(is_call) || INNER_MARKS.contains(&name)))
+    }
+
+    /// Whether a prompt leaves thinking open.
+    pub(crate) fn leaves_thinking_open(&self, prompt: &str) -> bool {
+        !self.is_harmony && prompt.trim_end().ends_with(self.thinking.0)
+    }
+
+    /// What ends a thinking part.
+    pub(crate) const fn thinking_end(&self) -> &str {
+        self.thinking.1
+    }
+}

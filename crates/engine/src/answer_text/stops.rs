@@ -1,0 +1,39 @@
+use super::held_back;
+
+/// Finds stop strings; nothing of one ever comes out.
+pub(super) struct Stops {
+    stops: Vec<String>,
+    /// Text that may be the beginning of one.
+    held: String,
+    stopped: bool,
+}
+
+impl Stops {
+    pub(super) fn new(stops: &[String]) -> Self {
+        let stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
+        Self { stops, held: String::new(), stopped: false }
+    }
+
+    pub(super) const fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// What is certain to belong to the answer after `text`.
+    pub(super) fn push(&mut self, text: &str) -> String {
+        self.held.push_str(text);
+        // Of several stop strings the one that begins first ends the answer.
+        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+            self.stopped = true;
+            self.held.truncate(at);
+            return std::mem::take(&mut self.held);
+        }
+        let keep = self.stops.iter().map(|stop| held_back(&self.held, stop)).max().unwrap_or(0);
+        let rest = self.held.split_off(self.held.len() - keep);
+        std::mem::replace(&mut self.held, rest)
+    }
+
+    /// What was held, now that no text follows.
+    pub(super) fn release(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}

@@ -1,0 +1,177 @@
+//! The weights of every type as they are loaded, against the reference's bits, and the products with them.
+
+use candle_core::quantized::GgmlDType;
+use candle_core::{DType, Device, Tensor};
+use kernels::packed::{PackedMatrix, PackedType};
+use proptest::prelude::*;
+use testkit::gguf::{GgufBuilder, tiny_model};
+
+use super::tensor_type::TensorType;
+use super::*;
+use crate::models::linear::Linear;
+
+#[path = "../../../kernels/tests/quant_fixture/mod.rs"]
+mod quant_fixture;
+use quant_fixture::QuantFixture;
+
+/// Types that weights can have.
+fn types() -> Vec<(u32, TensorType)> {
+    let known = (0..64).filter_map(|id| Some((id, TensorType::from_id(id)?)));
+    known.filter(|(_, tensor_type)| tensor_type.packing().is_some()).collect()
+}
+
+fn fixture(tensor_type: TensorType) -> QuantFixture {
+    QuantFixture::read(tensor_type.name(), tensor_type.block_bytes() as usize)
+}
+
+fn open(file: &GgufBuilder) -> (tempfile::TempDir, Gguf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file.write(folder.path(), "m.gguf").unwrap();
+    let gguf = Gguf::open(&path).unwrap();
+    (folder, gguf)
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn weights_of_every_type_have_the_bits_of_the_reference() {
+    for (id, tensor_type) in types() {
+        let fixture = fixture(tensor_type);
+        let (rows, columns) = (fixture.blocks, tensor_type.block_len() as usize);
+        let (_folder, gguf) = open(&GgufBuilder::new().raw_tensor("w", &[rows, columns], id, fixture.packed.clone()));
+        let mut ignore = |_, _| {};
+        let mut weights = Weights::new(&gguf, &Device::Cpu, &mut ignore);
+        let ids = Tensor::arange(0, rows as u32, &Device::Cpu).unwrap();
+        fixture.check(&values(&weights.unpacked("w", &[rows, columns]).unwrap()));
+        fixture.check(&values(&weights.table("w", rows, columns).unwrap().embedding(&ids).unwrap()));
+        // What is multiplied with is Q8_0 for Q5_0, which has the same numbers.
+        fixture.check(&values(&weights.matrix("w", rows, columns).unwrap().embedding(&ids).unwrap()));
+    }
+}
+
+#[test]
+fn nvfp4_products_are_scaled_where_the_file_says_so() {
+    let nvfp4 = TensorType::from_id(40).unwrap();
+    let packed = fixture(nvfp4).packed[..8 * 36].to_vec();
+    let file = GgufBuilder::new()
+        .raw_tensor("plain.weight", &[8, 64], 40, packed.clone())
+        .raw_tensor("scaled.weight", &[8, 64], 40, packed.clone())
+        .tensor("scaled.scale", &[1], &[0.25])
+        .raw_tensor("experts.weight", &[2, 4, 64], 40, packed)
+        .tensor("experts.scale", &[2], &[0.5, 2.0]);
+    let (_folder, gguf) = open(&file);
+    let mut ignore = |_, _| {};
+    let mut weights = Weights::new(&gguf, &Device::Cpu, &mut ignore);
+    let x = Tensor::arange(0_f32, 64.0, &Device::Cpu).unwrap().reshape((1, 64)).unwrap();
+    let plain = values(&Linear::load(&mut weights, "plain", 8, 64).unwrap().forward(&x).unwrap());
+    let scaled = values(&Linear::load(&mut weights, "scaled", 8, 64).unwrap().forward(&x).unwrap());
+    assert_eq!(scaled, plain.iter().map(|value| value * 0.25).collect::<Vec<_>>());
+    let experts = Linear::load_experts(&mut weights, "experts", 2, 4, 64).unwrap();
+    assert_eq!(
+        values(&experts[0].forward(&x).unwrap()),
+        plain[..4].iter().map(|value| value * 0.5).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        values(&experts[1].forward(&x).unwrap()),
+        plain[4..].iter().map(|value| value * 2.0).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn f16_stands_in_for_blocks_where_the_device_lacks_products() {
+    let fixture = fixture(TensorType::from_id(20).unwrap());
+    let blocks = PackedMatrix::new(fixture.packed[16 * 18..32 * 18].to_vec(), PackedType::IQ4NL, 4, 128).unwrap();
+    let plain = Matrix::Plain(blocks.to_f16().unwrap());
+    let ids = Tensor::new(&[[3_u32, 0]], &Device::Cpu).unwrap();
+    let (found, exact) = (plain.embedding(&ids).unwrap(), blocks.embedding(&ids).unwrap());
+    assert_eq!((found.dims(), found.dtype()), (&[1, 2, 128][..], DType::F32));
+    assert!(
+        values(&found).iter().zip(values(&exact)).all(|(found, exact)| (found - exact).abs() <= exact.abs() / 1024.0)
+    );
+    let x = Tensor::arange(0_f32, 256.0, &Device::Cpu).unwrap().affine(0.01, -1.0).unwrap().reshape((2, 128)).unwrap();
+    let (found, exact) = (plain.product(&x).unwrap(), blocks.product(&x).unwrap());
+    assert_eq!((found.dims(), found.dtype()), (&[2, 4][..], DType::F32));
+    // Both factors are rounded to eleven bits, and so is the sum.
+    let scale = values(&exact).iter().fold(0.0, |most: f32, value| most.max(value.abs()));
+    assert!(values(&found).iter().zip(values(&exact)).all(|(found, exact)| (found - exact).abs() <= scale / 100.0));
+}
+
+#[test]
+fn whole_numbers_and_activations_are_refused_by_name() {
+    for (id, name) in [(9, "Q8_1"), (15, "Q8_K"), (24, "I8"), (25, "I16"), (27, "I64"), (28, "F64")] {
+        let tensor_type = TensorType::from_id(id).unwrap();
+        let (len, bytes) = (tensor_type.block_len() as usize, tensor_type.block_bytes() as usize);
+        let folder = tempfile::tempdir().unwrap();
+        let file = tiny_model(1).raw_tensor("extra", &[len], id, vec![0; bytes]);
+        let header = crate::read_header(&file.write(folder.path(), "m.gguf").unwrap()).unwrap();
+        let error = header.check_supported().unwrap_err().to_string();
+        assert_eq!(error, format!("tensor `extra` is packed as {name}, which is not supported yet"));
+    }
+}
+
+#[test]
+fn every_type_of_weights_is_supported_and_so_is_a_table_of_whole_numbers() {
+    let mut file = tiny_model(1).raw_tensor("table", &[3], 26, vec![0; 12]);
+    for (id, tensor_type) in types() {
+        let bytes = vec![0; tensor_type.block_bytes() as usize];
+        file = file.raw_tensor(tensor_type.name(), &[tensor_type.block_len() as usize], id, bytes);
+    }
+    let (_folder, gguf) = open(&file);
+    crate::header::ModelHeader::from_gguf(&gguf).unwrap().check_supported().unwrap();
+}
+
+/// A matrix of the blocks of a fixture that have scales of the size that weights have.
+fn packed_matrix(tensor_type: TensorType, blocks: usize, seed: usize) -> Vec<u8> {
+    let fixture = fixture(tensor_type);
+    let usual: Vec<&[u8]> = fixture.packed.chunks(tensor_type.block_bytes() as usize).skip(11).collect();
+    (0..blocks).flat_map(|i| usual[seed.wrapping_add(i * 7) % usual.len()].to_vec()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Our own products round like any sum of f32: by at most 2⁻²² of the sum of the magnitudes, for rows of this length.
+    /// candle rounds the activations too, to eight bits at the coarsest, relative to the largest of them.
+    #[test]
+    fn a_product_is_that_of_the_unpacked_weights(
+        type_index in 0..types().len(),
+        (experts, rows, row_blocks, tokens) in (1_usize..3, 1_usize..20, 1_usize..4, 1_usize..5),
+        seed in 0_usize..1000,
+    ) {
+        let (id, tensor_type) = types()[type_index];
+        prop_assume!(tensor_type.block_len() > 1);
+        // A debug assertion of candle wants an even number of blocks; without it, an odd one is right as well.
+        let needs_even = matches!(tensor_type.packing(), Some(Packing::Candle(GgmlDType::Q4_1 | GgmlDType::Q5_1)));
+        let row_blocks = if needs_even { 2 * row_blocks } else { row_blocks };
+        let columns = row_blocks * tensor_type.block_len() as usize;
+        let packed = packed_matrix(tensor_type, experts * rows * row_blocks, seed);
+        let (_folder, gguf) = open(&GgufBuilder::new().raw_tensor("w.weight", &[experts, rows, columns], id, packed));
+        let mut ignore = |_, _| {};
+        let mut weights = Weights::new(&gguf, &Device::Cpu, &mut ignore);
+        let unpacked = values(&weights.unpacked("w.weight", &[experts, rows, columns]).unwrap());
+        let linears = Linear::load_experts(&mut weights, "w", experts, rows, columns).unwrap();
+
+        let x: Vec<f32> = (0..tokens * columns).map(|i| ((seed + i * i) % 997) as f32 / 500.0 - 1.0).collect();
+        let x_tensor = Tensor::from_slice(&x, (tokens, columns), &Device::Cpu).unwrap();
+        let is_ours = matches!(tensor_type.packing(), Some(Packing::Ours(_)));
+        for (linear, weights) in linears.iter().zip(unpacked.chunks(rows * columns)) {
+            let product = linear.forward(&x_tensor).unwrap().to_vec2::<f32>().unwrap();
+            for (x, product) in x.chunks(columns).zip(&product) {
+                let largest = x.iter().fold(0.0, |most: f64, x| most.max(f64::from(x.abs())));
+                for (weights, found) in weights.chunks(columns).zip(product) {
+                    let terms = || x.iter().zip(weights).map(|(x, weight)| f64::from(*x) * f64::from(*weight));
+                    let exact: f64 = terms().sum();
+                    let tolerance = if is_ours {
+                        terms().map(f64::abs).sum::<f64>() * 2_f64.powi(-22)
+                    } else {
+                        weights.iter().map(|weight| f64::from(weight.abs())).sum::<f64>() * largest / 100.0
+                    };
+                    let name = tensor_type.name();
+                    prop_assert!((f64::from(*found) - exact).abs() <= tolerance, "{name}: {found} is not {exact}");
+                }
+            }
+        }
+    }
+}

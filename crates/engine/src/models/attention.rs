@@ -1,0 +1,178 @@
+use candle_core::Tensor;
+use kernels::{attention, rope, sigmoid};
+
+use super::batch::{Batch, Part, rows};
+use super::linear::Linear;
+use super::norm::Norm;
+use super::rope::RopeTable;
+use crate::LoadError;
+use crate::gguf::Weights;
+use crate::kv_cache::LayerState;
+use crate::spec::{AttentionSpec, Spec};
+
+/// Grouped-query attention with what families add to it: norms of queries and keys, biases, windows, sinks, a gate,
+/// temperature by position, keys and values of another layer.
+pub(super) struct Attention {
+    spec: AttentionSpec,
+    /// The layer whose keys and values are used.
+    cached_in: usize,
+    projections: Projections,
+    o_proj: Linear,
+    q_norm: Option<Norm>,
+    k_norm: Option<Norm>,
+    value_norm: Option<Norm>,
+    turned_norm: Option<Norm>,
+    sinks: Option<Tensor>,
+}
+
+enum Projections {
+    Separate {
+        q_proj: Linear,
+        /// `None` where another layer's keys and values are used.
+        k_proj: Option<Linear>,
+        /// `None` where values are made from the key matrix, before its norm.
+        v_proj: Option<Linear>,
+    },
+    Fused(Linear),
+}
+
+impl Attention {
+    pub(super) fn load(
+        model: &Spec,
+        spec: &AttentionSpec,
+        weights: &mut Weights<'_>,
+        layer: usize,
+    ) -> Result<Self, LoadError> {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let (hidden, head_dim, epsilon) = (model.hidden, spec.head_dim, model.norm_epsilon);
+        let (q_width, kv_width) = (spec.heads * head_dim, spec.kv_heads * head_dim);
+        let projections = if weights.has(&name("attn_qkv.weight")) {
+            Projections::Fused(Linear::load(weights, &name("attn_qkv"), q_width + 2 * kv_width, hidden)?)
+        } else {
+            let has_own = spec.kv_from.is_none();
+            let has_values = has_own && weights.has(&name("attn_v.weight"));
+            let q_rows = if spec.is_gated { 2 * q_width } else { q_width };
+            let mut optional = |is_there: bool, part: &str| {
+                is_there.then(|| Linear::load(weights, &name(part), kv_width, hidden)).transpose()
+            };
+            let (k_proj, v_proj) = (optional(has_own, "attn_k")?, optional(has_values, "attn_v")?);
+            Projections::Separate { q_proj: Linear::load(weights, &name("attn_q"), q_rows, hidden)?, k_proj, v_proj }
+        };
+        let plain = |wanted: bool| wanted.then(|| Norm::plain(weights, head_dim, epsilon)).transpose();
+        let (value_norm, turned_norm) = (plain(spec.plain_value_norm)?, plain(spec.plain_qk_norm)?);
+        let sinks = name("attn_sinks.weight");
+        Ok(Self {
+            spec: spec.clone(),
+            cached_in: spec.kv_from.unwrap_or(layer),
+            projections,
+            o_proj: Linear::load(weights, &name("attn_output"), hidden, q_width)?,
+            q_norm: Norm::load_optional(weights, &name("attn_q_norm"), head_dim, epsilon)?,
+            k_norm: Norm::load_optional(weights, &name("attn_k_norm"), head_dim, epsilon)?,
+            value_norm,
+            turned_norm,
+            sinks: if spec.has_sinks { Some(weights.vector(&sinks, spec.heads)?) } else { None },
+        })
+    }
+
+    /// `x` `(tokens, hidden)` → `(tokens, hidden)`.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        batch: &Batch,
+        ropes: &[RopeTable],
+        parts: &mut [Part<'_>],
+    ) -> candle_core::Result<Tensor> {
+        let spec = &self.spec;
+        let (queries, gate, keys_and_values) = self.project(x)?;
+        let queries = self.place(queries, self.q_norm.as_ref(), batch, ropes)?;
+        let queries = self.scaled_by_position(queries, batch)?;
+        let keys_and_values = match keys_and_values {
+            None => None,
+            Some((keys, values)) => {
+                let values = match &self.value_norm {
+                    Some(norm) => norm.forward(&values)?,
+                    None => values,
+                };
+                Some((self.place(keys, self.k_norm.as_ref(), batch, ropes)?, values))
+            }
+        };
+        let mixed = batch.by_part(parts, |span, cache| {
+            let LayerState::Tokens(cached) = &mut cache.layers[self.cached_in] else {
+                candle_core::bail!("layer {} has no keys and values", self.cached_in)
+            };
+            if let Some((keys, values)) = &keys_and_values {
+                cached.append(&rows(keys, &span)?, &rows(values, &span)?)?;
+            }
+            attention(&rows(&queries, &span)?, cached, spec.scale, self.sinks.as_ref())
+        })?;
+        let mixed = match gate {
+            Some(gate) => (mixed * sigmoid(&gate)?)?,
+            None => mixed,
+        };
+        self.o_proj.forward(&mixed)
+    }
+
+    /// Queries `(tokens, heads, head_dim)`, their gate `(tokens, heads · head_dim)`, and keys and values.
+    #[expect(clippy::type_complexity, reason = "named in the doc")]
+    fn project(&self, x: &Tensor) -> candle_core::Result<(Tensor, Option<Tensor>, Option<(Tensor, Tensor)>)> {
+        let AttentionSpec { heads, kv_heads, head_dim, .. } = self.spec;
+        let tokens = x.dim(0)?;
+        let by_head = |x: Tensor, heads: usize| x.reshape((tokens, heads, head_dim));
+        match &self.projections {
+            Projections::Fused(qkv_proj) => {
+                let qkv = qkv_proj.forward(x)?.reshape((tokens, heads + 2 * kv_heads, head_dim))?;
+                let part = |from: usize, heads: usize| qkv.narrow(1, from, heads)?.contiguous();
+                let keys_and_values = (part(heads, kv_heads)?, part(heads + kv_heads, kv_heads)?);
+                Ok((part(0, heads)?, None, Some(keys_and_values)))
+            }
+            Projections::Separate { q_proj, k_proj, v_proj } => {
+                let queries = q_proj.forward(x)?;
+                let (queries, gate) = if self.spec.is_gated {
+                    let both = queries.reshape((tokens, heads, 2 * head_dim))?;
+                    let gate = both.narrow(2, head_dim, head_dim)?.reshape((tokens, heads * head_dim))?;
+                    (both.narrow(2, 0, head_dim)?.contiguous()?, Some(gate))
+                } else {
+                    (by_head(queries, heads)?, None)
+                };
+                let Some(k_proj) = k_proj else { return Ok((queries, gate, None)) };
+                let keys = by_head(k_proj.forward(x)?, kv_heads)?;
+                let values = match v_proj {
+                    Some(v_proj) => by_head(v_proj.forward(x)?, kv_heads)?,
+                    None => keys.clone(),
+                };
+                Ok((queries, gate, Some((keys, values))))
+            }
+        }
+    }
+
+    /// Norm, rotation, and the norm after it.
+    fn place(
+        &self,
+        heads: Tensor,
+        norm: Option<&Norm>,
+        batch: &Batch,
+        ropes: &[RopeTable],
+    ) -> candle_core::Result<Tensor> {
+        let normed = match norm {
+            Some(norm) => norm.forward(&heads)?,
+            None => heads,
+        };
+        let Some(index) = self.spec.rope else { return Ok(normed) };
+        let angles = &batch.angles[index];
+        let turned = rope(&normed, &angles.cos, &angles.sin, ropes[index].pairing())?;
+        match &self.turned_norm {
+            Some(norm) => norm.forward(&turned),
+            None => Ok(turned),
+        }
+    }
+
+    fn scaled_by_position(&self, queries: Tensor, batch: &Batch) -> candle_core::Result<Tensor> {
+        let Some(temperature) = self.spec.temperature else { return Ok(queries) };
+        let scale = |position: &usize| {
+            let steps = (position + temperature.offset) / temperature.floor;
+            1.0 + temperature.scale * (1.0 + steps as f32).ln()
+        };
+        let scales: Vec<f32> = batch.positions.iter().map(scale).collect();
+        queries.broadcast_mul(&Tensor::from_vec(scales, (batch.len(), 1, 1), &batch.device)?)
+    }
+}

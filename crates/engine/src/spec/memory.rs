@@ -1,0 +1,178 @@
+//! What a model takes beside its weights, from the spec alone.
+
+use kernels::{KvShape, MOST_SCORES, Span, attention_scratch_bytes};
+
+use super::{Deepseek4Spec, ExpertsSpec, FeedForwardSpec, MixerSpec, ModelSpec, Spec};
+use crate::device;
+use crate::kv_cache::{GROWTH_STEP, MOST_CHECKPOINTS, SLACK};
+use crate::models::MOST_QUERIES;
+use crate::worker::PREFILL_CHUNK;
+
+/// Bytes of an activation, and of a recurrent state's value.
+const F32: u64 = 4;
+
+/// Something that a layer stores of a sequence.
+struct Stored {
+    shape: KvShape,
+    value_bytes: u64,
+    /// It grows by so many entries.
+    step: usize,
+    /// Tokens that one entry stands for.
+    tokens: usize,
+    /// Each checkpoint has what the next token sees of it.
+    in_checkpoints: bool,
+}
+
+impl ModelSpec {
+    /// Bytes that one more token of a long sequence takes: keys and values in the layers that keep every token, and its
+    /// share of those that stand for several.
+    pub(crate) fn kv_bytes_per_token(&self) -> u64 {
+        let kept = self.stored().into_iter().filter(|stored| stored.shape.span == Span::All);
+        sum(kept.map(|stored| stored.bytes_of(1).div_ceil(stored.tokens as u64)))
+    }
+
+    /// Bytes that a sequence takes however long it is: full windows, recurrent states and their checkpoints.
+    pub(crate) fn state_bytes(&self) -> u64 {
+        let windows = self.stored().into_iter().filter(|stored| stored.shape.span != Span::All);
+        sum(windows.map(|stored| stored.bytes(usize::MAX))).saturating_add(self.recurrent_bytes())
+    }
+
+    /// Bytes of the cache of one sequence with `context_len` tokens.
+    pub(crate) fn cache_bytes(&self, context_len: usize) -> u64 {
+        sum(self.stored().iter().map(|stored| stored.bytes(context_len))).saturating_add(self.recurrent_bytes())
+    }
+
+    /// Bytes of the activations of one step of a prefill, at its widest, at the end of a sequence of `context_len` tokens.
+    pub(crate) fn activation_bytes(&self, context_len: usize) -> u64 {
+        match self {
+            Self::Decoder(spec) => spec.activation_bytes(context_len),
+            Self::Deepseek4(spec) => spec.activation_bytes(context_len),
+        }
+    }
+
+    /// How many experts a token uses of how many, where `tensor` has the matrices of all.
+    pub(crate) fn experts_share(&self, tensor: &str) -> Option<(usize, usize)> {
+        let (layer, part) = tensor.strip_prefix("blk.")?.split_once('.')?;
+        if !part.contains("_exps.") {
+            return None;
+        }
+        let experts = self.experts(layer.parse().ok()?)?;
+        Some((experts.used, experts.experts))
+    }
+
+    fn experts(&self, layer: usize) -> Option<&ExpertsSpec> {
+        match self {
+            Self::Deepseek4(spec) => spec.layers.get(layer).map(|layer| &layer.experts),
+            Self::Decoder(spec) => match &spec.layers.get(layer)?.feed_forward {
+                FeedForwardSpec::Dense { .. } => None,
+                FeedForwardSpec::Experts(experts) | FeedForwardSpec::DenseAndExperts { experts, .. } => Some(experts),
+            },
+        }
+    }
+
+    fn stored(&self) -> Vec<Stored> {
+        match self {
+            Self::Decoder(spec) => {
+                spec.layers.iter().filter_map(|layer| layer.mixer.kv_shape()).map(Stored::new).collect()
+            }
+            Self::Deepseek4(spec) => spec.stored(),
+        }
+    }
+
+    fn recurrent_bytes(&self) -> u64 {
+        let Self::Decoder(spec) = self else { return 0 };
+        let states = spec.layers.iter().filter_map(|layer| layer.mixer.state_shape(spec.hidden));
+        let values = sum(states.map(|state| state.values() as u64));
+        values.saturating_mul(F32 * (1 + MOST_CHECKPOINTS as u64))
+    }
+}
+
+impl Spec {
+    fn activation_bytes(&self, context_len: usize) -> u64 {
+        let chunk = PREFILL_CHUNK.min(context_len);
+        let bytes = |values: usize| (values as u64).saturating_mul(chunk as u64 * F32);
+        let widest = self.layers.iter().map(|layer| {
+            let width = match &layer.feed_forward {
+                FeedForwardSpec::Dense { width, .. } => *width,
+                FeedForwardSpec::Experts(experts) => experts.width.max(experts.shared_width),
+                FeedForwardSpec::DenseAndExperts { width, experts, .. } => experts.width.max(*width),
+            };
+            // Gate, up and their product, or what attention takes, beside the residual stream, queries, keys and values.
+            bytes(3 * width).max(attention_bytes(&layer.mixer, chunk, context_len))
+        });
+        widest.max().unwrap_or(0).saturating_add(bytes(6 * self.hidden))
+    }
+}
+
+fn attention_bytes(mixer: &MixerSpec, chunk: usize, context_len: usize) -> u64 {
+    let (heads, has_sinks) = match mixer {
+        MixerSpec::Attention(attention) => (attention.heads, attention.has_sinks),
+        MixerSpec::Latent(latent) => (latent.heads, false),
+        MixerSpec::DeltaNet(_) | MixerSpec::ShortConv { .. } => return 0,
+    };
+    // A layer without a cache of its own has neither sinks nor latents: it is a layer of Gemma's like those it borrows
+    // from, which are counted.
+    let Some(shape) = mixer.kv_shape() else { return 0 };
+    let stored = most_stored(shape.span, context_len, GROWTH_STEP).min(context_len);
+    attention_scratch_bytes(chunk, heads, stored, &shape, has_sinks)
+}
+
+impl Deepseek4Spec {
+    fn activation_bytes(&self, context_len: usize) -> u64 {
+        // The streams before and after a block, and once more between; queries as they are made, turned and mixed.
+        let per_token = 4 * self.streams.count * self.hidden + 4 * self.heads * self.head_dim;
+        let keys = self.window + MOST_QUERIES + context_len / 4;
+        let scores = (MOST_QUERIES * self.heads.max(self.indexer.heads)).saturating_mul(keys).min(MOST_SCORES);
+        // Scores, and their softmax or what is left of them above zero.
+        (per_token as u64 * PREFILL_CHUNK as u64).saturating_add(2 * scores as u64).saturating_mul(F32)
+    }
+
+    fn stored(&self) -> Vec<Stored> {
+        let mut stored = Vec::new();
+        for layer in &self.layers {
+            stored.push(Stored { step: SLACK, in_checkpoints: true, ..Stored::new(self.window_keys()) });
+            for blocks in self.blocks(layer.compression) {
+                let inputs = Stored::new(blocks.inputs());
+                stored.push(Stored { value_bytes: F32, step: SLACK, in_checkpoints: true, ..inputs });
+                let keys = Stored::new(blocks.keys());
+                stored.push(Stored { step: GROWTH_STEP / blocks.len, tokens: blocks.len, ..keys });
+            }
+        }
+        stored
+    }
+}
+
+impl Stored {
+    /// Keys and values of tokens.
+    const fn new(shape: KvShape) -> Self {
+        Self { shape, value_bytes: device::KV_VALUE_BYTES, step: GROWTH_STEP, tokens: 1, in_checkpoints: false }
+    }
+
+    fn bytes_of(&self, entries: usize) -> u64 {
+        (self.shape.values_per_token() as u64).saturating_mul(self.value_bytes).saturating_mul(entries as u64)
+    }
+
+    /// Of a sequence of `context_len` tokens.
+    fn bytes(&self, context_len: usize) -> u64 {
+        let layer = self.bytes_of(most_stored(self.shape.span, context_len / self.tokens, self.step));
+        match self.shape.span.most_seen() {
+            Some(seen) if self.in_checkpoints => {
+                // The next token sees itself, which is in none.
+                let copies = self.bytes_of((seen - 1).min(context_len)).saturating_mul(MOST_CHECKPOINTS as u64);
+                layer.saturating_add(copies)
+            }
+            _ => layer,
+        }
+    }
+}
+
+/// Entries that a layer makes room for, by `step`, in a sequence of `context_len`.
+fn most_stored(span: Span, context_len: usize, step: usize) -> usize {
+    let window = span.most_seen().map_or(usize::MAX, |len| len + PREFILL_CHUNK);
+    window.min(context_len).min(usize::MAX - step).next_multiple_of(step)
+}
+
+/// A damaged file may claim more than any memory has.
+fn sum(bytes: impl Iterator<Item = u64>) -> u64 {
+    bytes.fold(0, u64::saturating_add)
+}

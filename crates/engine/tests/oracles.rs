@@ -1,0 +1,248 @@
+//! Every family against its reference: tiny random models with the logits that `transformers` gives in float32
+//! (tests/tools/oracles.md says how they were made).
+//!
+//! `TIDEGATE_ORACLES=DIR cargo test -p engine --test oracles -- --nocapture` takes another folder of the same layout: a
+//! folder for each model with `model-f32.gguf` or `model.safetensors` or both, `input_ids.json` and `logits.npy`.
+
+mod republish;
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, ensure};
+use candle_core::Tensor;
+use engine::{EvaluatedSequence, Evaluator, ModelHeader, Unwritten, read_header};
+
+/// Absolute, on logits whose standard deviation is 1.2 to 6.
+const TOLERANCE: f32 = 1e-3;
+
+struct Oracle {
+    header: ModelHeader,
+    model: Evaluator,
+    tokens: Vec<u32>,
+    logits: Vec<Vec<f32>>,
+    worst: f32,
+}
+
+impl Oracle {
+    /// The model in `path`, which is in the folder or is the folder itself.
+    fn open(folder: &Path, path: &Path) -> anyhow::Result<Self> {
+        let read = |name: &str| fs::read_to_string(folder.join(name)).with_context(|| name.to_owned());
+        let is_folder = path == folder;
+        let unwritten = if is_folder { Unwritten::default() } else { unwritten(&read("config.json")?)? };
+        Ok(Self {
+            header: read_header(path)?,
+            model: Evaluator::open(path, unwritten)?,
+            tokens: serde_json::from_str(&read("input_ids.json")?)?,
+            logits: Tensor::read_npy(folder.join("logits.npy"))?.to_vec2()?,
+            worst: 0.0,
+        })
+    }
+
+    fn check(&mut self) -> anyhow::Result<()> {
+        let len = self.tokens.len();
+        self.check_parts(&[len], &mut self.model.sequence()).context("one prefill")?;
+        self.check_parts(&[7, 1, 13, 2, len - 23], &mut self.model.sequence()).context("chunks of odd sizes")?;
+        self.check_parts(&vec![1; len], &mut self.model.sequence()).context("token by token")?;
+        self.check_trimmed().context("trimmed and run again")?;
+        self.check_taken_back().context("a few tokens taken back")?;
+        self.check_copied().context("copied")?;
+        self.check_batch().context("in a batch")?;
+        self.check_cache_size().context("size of the cache")
+    }
+
+    /// What the header predicts is what is allocated, for as many tokens as there are.
+    fn check_cache_size(&mut self) -> anyhow::Result<()> {
+        let mut sequence = self.model.sequence();
+        for _ in 0..3 {
+            self.model.logits(&mut [(&self.tokens, &mut sequence)])?;
+            sequence.checkpoint();
+        }
+        let (predicted, found) = (self.header.footprint(sequence.len()).kv_cache, sequence.allocated());
+        ensure!(predicted == found, "{predicted} predicted, {found} allocated");
+        Ok(())
+    }
+
+    /// Runs the tokens after `sequence` in parts of these lengths, and compares the logits of every position.
+    fn check_parts(&mut self, parts: &[usize], sequence: &mut EvaluatedSequence) -> anyhow::Result<()> {
+        for len in parts {
+            let at = sequence.len();
+            let logits = self.model.logits(&mut [(&self.tokens[at..at + len], sequence)])?;
+            for (i, found) in logits.iter().enumerate() {
+                self.compare(found, at + i)?;
+            }
+            sequence.checkpoint();
+        }
+        Ok(())
+    }
+
+    fn check_trimmed(&mut self) -> anyhow::Result<()> {
+        let (len, mut sequence) = (self.tokens.len(), self.model.sequence());
+        self.check_parts(&[len / 4, len - len / 4], &mut sequence)?;
+        let (noise, mut left) = (self.noise(), len / 3);
+        // Twice: what came after a checkpoint must not have changed it.
+        for _ in 0..2 {
+            self.model.logits(&mut [(&noise, &mut sequence)])?;
+            let kept = sequence.trim(left);
+            ensure!(kept <= left && kept == sequence.len());
+            ensure!(kept >= len / 4, "only {kept} tokens are left, though there was a checkpoint at {}", len / 4);
+            left = kept;
+        }
+        self.check_parts(&[len - left], &mut sequence)
+    }
+
+    fn check_taken_back(&mut self) -> anyhow::Result<()> {
+        let (len, noise, mut sequence) = (self.tokens.len(), self.noise(), self.model.sequence());
+        self.model.logits(&mut [(&self.tokens[..len / 2], &mut sequence)])?;
+        for left in [len / 2 - 2, len / 3, 3] {
+            self.model.logits(&mut [(&noise[..11], &mut sequence)])?;
+            let left = sequence.trim(left);
+            self.check_parts(&[len / 2 - left], &mut sequence)?;
+        }
+        self.check_parts(&[len - len / 2], &mut sequence)
+    }
+
+    /// Copies of a beginning, and of a sequence while it goes on, have nothing of each other.
+    fn check_copied(&mut self) -> anyhow::Result<()> {
+        let (len, mut sequence) = (self.tokens.len(), self.model.sequence());
+        self.check_parts(&[len / 4, len / 2 - len / 4], &mut sequence)?;
+        for at in [len / 4, len / 2] {
+            let mut copy = sequence.copy(at)?.with_context(|| format!("no copy of {at} tokens"))?;
+            let mut noisy = sequence.copy(at)?.with_context(|| format!("no second copy of {at} tokens"))?;
+            self.model.logits(&mut [(&self.noise()[..40], &mut noisy)])?;
+            self.check_parts(&[3, len - at - 3], &mut copy)?;
+        }
+        self.check_parts(&[len - len / 2], &mut sequence)
+    }
+
+    /// With other sequences before and after, at other positions, of other lengths.
+    fn check_batch(&mut self) -> anyhow::Result<()> {
+        let [mut whole, mut started, mut other] = [(); 3].map(|()| self.model.sequence());
+        self.model.logits(&mut [(&self.tokens[..5], &mut started)])?;
+        let (noise, len) = (self.noise(), self.tokens.len());
+        let logits = self.model.logits(&mut [
+            (&noise[..9], &mut other),
+            (&self.tokens, &mut whole),
+            (&self.tokens[5..6], &mut started),
+        ])?;
+        for (i, found) in logits[9..9 + len].iter().enumerate() {
+            self.compare(found, i)?;
+        }
+        self.compare(&logits[9 + len], 5)
+    }
+
+    fn noise(&self) -> Vec<u32> {
+        self.tokens.iter().rev().copied().collect()
+    }
+
+    fn compare(&mut self, found: &[f32], position: usize) -> anyhow::Result<()> {
+        let expected = &self.logits[position];
+        ensure!(found.len() == expected.len(), "{} logits instead of {}", found.len(), expected.len());
+        // A NaN must not be lost in a maximum.
+        let difference = found
+            .iter()
+            .zip(expected)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, |worst: f32, d| if d <= worst { worst } else { d });
+        ensure!(difference < TOLERANCE, "position {position} differs by {difference}");
+        ensure!(argmax(found) == argmax(expected), "position {position}: another token is the best");
+        self.worst = self.worst.max(difference);
+        Ok(())
+    }
+}
+
+fn argmax(logits: &[f32]) -> Option<usize> {
+    (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
+}
+
+/// What the configuration says and GGUF doesn't.
+fn unwritten(config: &str) -> anyhow::Result<Unwritten> {
+    let config: serde_json::Value = serde_json::from_str(config)?;
+    let chunk = config["attention_chunk_size"].as_u64().map(usize::try_from).transpose()?;
+    Ok(Unwritten { yarn_truncate: config["rope_parameters"]["truncate"].as_bool(), attention_chunk: chunk })
+}
+
+/// The folder from the environment, or the fixture unpacked.
+fn oracles() -> anyhow::Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("TIDEGATE_ORACLES") {
+        return Ok(folder.into());
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("oracles");
+    // Once for both tests, which run side by side.
+    static IS_UNPACKED: Mutex<bool> = Mutex::new(false);
+    let mut is_unpacked = IS_UNPACKED.lock().unwrap_or_else(PoisonError::into_inner);
+    if *is_unpacked {
+        return Ok(folder);
+    }
+    let packed = fs::File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/oracles.tar.zst"))?;
+    let mut unpacked = Vec::new();
+    ruzstd::decoding::StreamingDecoder::new(packed)?.read_to_end(&mut unpacked)?;
+    tar::Archive::new(unpacked.as_slice()).unpack(&folder)?;
+    *is_unpacked = true;
+    Ok(folder)
+}
+
+/// The forms in which a folder has its model.
+fn models_of(folder: &Path) -> impl Iterator<Item = (&Path, PathBuf)> {
+    let gguf = folder.join("model-f32.gguf");
+    let published = folder.join("model.safetensors").exists().then(|| folder.to_owned());
+    gguf.exists().then_some(gguf).into_iter().chain(published).map(move |path| (folder, path))
+}
+
+#[test]
+fn every_family_agrees_with_its_reference() -> anyhow::Result<()> {
+    let mut folders: Vec<PathBuf> =
+        fs::read_dir(oracles()?)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    folders.sort();
+    let models: Vec<(&Path, PathBuf)> = folders.iter().flat_map(|folder| models_of(folder)).collect();
+    ensure!(!models.is_empty(), "no models to compare");
+    let mut failed = Vec::new();
+    println!("{:<28} {:>10}  tokens", "model", "worst");
+    for (folder, path) in models {
+        let kind = if path == folder { " (folder)" } else { "" };
+        let name = format!("{}{kind}", folder.file_name().unwrap_or_default().to_string_lossy());
+        let checked = Oracle::open(folder, &path).and_then(|mut oracle| oracle.check().map(|()| oracle));
+        match checked {
+            Ok(oracle) => println!("{name:<28} {:>10.1e}  {}", oracle.worst, oracle.tokens.len()),
+            Err(error) => {
+                println!("{name:<28}     FAILED  {error:#}");
+                failed.push(format!("{name}: {error:#}"));
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
+}
+
+/// The families whose oracle is a GGUF file alone: their published form is made from it.
+#[test]
+fn what_gguf_was_made_from_agrees_too() -> anyhow::Result<()> {
+    let folder = oracles()?;
+    let mut checked = Vec::new();
+    for entry in fs::read_dir(&folder)? {
+        let source = entry?.path();
+        let config: serde_json::Value = serde_json::from_str(&fs::read_to_string(source.join("config.json"))?)?;
+        let gguf = source.join("model-f32.gguf");
+        let is_known = config["model_type"].as_str().is_some_and(|family| republish::FAMILIES.contains(&family));
+        if !is_known || !gguf.exists() {
+            continue;
+        }
+        let published = tempfile::tempdir()?;
+        republish::republish(&gguf, &config, published.path())?;
+        for name in ["input_ids.json", "logits.npy"] {
+            fs::copy(source.join(name), published.path().join(name))?;
+        }
+        // Not all have one, and the numbers of the words are all that counts here.
+        fs::copy(folder.join("llama/tokenizer.json"), published.path().join("tokenizer.json"))?;
+        let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut oracle = Oracle::open(published.path(), published.path()).with_context(|| name.clone())?;
+        oracle.check_parts(&[oracle.tokens.len()], &mut oracle.model.sequence()).with_context(|| name.clone())?;
+        oracle.header.check_supported().with_context(|| name.clone())?;
+        println!("{name:<28} {:>10.1e}  {}", oracle.worst, oracle.header.architecture);
+        checked.push(name);
+    }
+    ensure!(checked.len() >= 12, "only {checked:?}");
+    Ok(())
+}
