@@ -2,6 +2,7 @@ use std::path::Path;
 
 use chat::Bytes;
 
+use crate::device::KvType;
 use crate::gguf::Gguf;
 use crate::kv_cache::KvCache;
 use crate::models::{self, Model, Part, Rows, TokenId};
@@ -73,7 +74,7 @@ impl Evaluator {
             if let Some(bos) = bos {
                 window[0] = bos;
             }
-            let (first, mut sequence) = (window.len() / 2, self.sequence());
+            let (first, mut sequence) = (window.len() / 2, self.sequence(KvType::Full));
             for (part, chunk) in window.chunks(LOGITS_AT_ONCE).enumerate() {
                 for (i, logits) in self.logits(&mut [(chunk, &mut sequence)])?.iter().enumerate() {
                     let at = part * LOGITS_AT_ONCE + i;
@@ -91,8 +92,8 @@ impl Evaluator {
     }
 
     /// An empty sequence.
-    pub fn sequence(&self) -> EvaluatedSequence {
-        EvaluatedSequence { cache: self.model.new_cache() }
+    pub fn sequence(&self, kv_type: KvType) -> EvaluatedSequence {
+        EvaluatedSequence { cache: self.model.new_cache(kv_type) }
     }
 
     /// Runs the tokens of each part after those of its sequence, all in one pass; gives the logits of every token, part

@@ -12,6 +12,7 @@ use chat::{Bytes, ChatEvent, ChatRequest, Progress};
 use futures::Stream;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::device::KvType;
 use crate::header::{Footprint, ModelHeader, read_header};
 use crate::sampling::Sampler;
 use crate::wiring::Wiring;
@@ -27,10 +28,12 @@ pub struct EngineConfig {
     pub threads: Option<usize>,
     /// Answers that are written at the same time, and conversations whose caches are kept. Default 4.
     pub slots: usize,
+    /// How the caches are kept in memory and on disk.
+    pub kv_type: KvType,
     /// Where the caches of conversations are kept while their model is not in memory; `None` forgets them.
     pub cache_dir: Option<PathBuf>,
-    /// What the files there may take in all; the longest unused are removed. Nothing is written where less than twice as
-    /// much is free. Default 1 GiB.
+    /// What the files there may take in all; the longest unused are removed. Nothing is written where less than twice
+    /// as much is free. Default 1 GiB.
     pub cache_dir_limit: Bytes,
     /// Keeps the weights in RAM while answers are written; `None` leaves that to the system.
     pub wiring: Option<Wiring>,
@@ -45,6 +48,7 @@ impl Default for EngineConfig {
             idle_unload: None,
             threads: None,
             slots: 4,
+            kv_type: KvType::Full,
             cache_dir: None,
             cache_dir_limit: Bytes(1 << 30),
             wiring: None,
@@ -130,7 +134,7 @@ impl EngineHandle {
             // Fails where the pool exists already, which is documented.
             let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
         }
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(config.kv_type));
         let (front, requests) = sync_channel(MOST_WAITING);
         let (commands, received) = sync_channel(MOST_WAITING);
         let worker = Worker::new(shared.clone(), config, loader);
@@ -331,8 +335,8 @@ mod tests {
             self.model.forward(parts, rows)
         }
 
-        fn new_cache(&self) -> KvCache {
-            self.model.new_cache()
+        fn new_cache(&self, kv_type: KvType) -> KvCache {
+            self.model.new_cache(kv_type)
         }
     }
 

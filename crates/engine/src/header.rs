@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use chat::Bytes;
 
-use crate::device;
+use crate::device::{self, KvType};
 use crate::gguf::{Gguf, Packing};
 use crate::spec::ModelSpec;
 use crate::{LoadError, tokenizer};
@@ -32,6 +32,8 @@ pub struct ModelHeader {
     pub license: Option<String>,
     /// Whether the file brings a chat template; without one, ChatML is used.
     pub has_chat_template: bool,
+    /// How its caches are to be kept: what is predicted of memory is for this. [`KvType::Full`] unless it is set.
+    pub kv_type: KvType,
     vocabulary: u64,
     /// What the layouts in which the device holds the weights take beyond the file's.
     repacked_bytes: u64,
@@ -107,6 +109,7 @@ impl ModelHeader {
                 .unwrap_or(0),
             license: text("general.license.name").or_else(|| text("general.license")),
             has_chat_template: metadata.get("tokenizer.chat_template").is_some(),
+            kv_type: KvType::Full,
             vocabulary: metadata.array("tokenizer.ggml.tokens").map_or(0, |tokens| tokens.len() as u64),
             repacked_bytes,
             touched_bytes,
@@ -123,8 +126,9 @@ impl ModelHeader {
 
     /// The memory that this model takes with a context of `context_len` tokens.
     pub fn footprint(&self, context_len: usize) -> Footprint {
-        let kv_cache = self.spec.as_ref().map_or(0, |spec| spec.cache_bytes(context_len));
+        let kv_cache = self.spec.as_ref().map_or(0, |spec| spec.cache_bytes(context_len, self.kv_type));
         let activations = self.spec.as_ref().map_or(0, |spec| spec.activation_bytes(context_len));
+        let unpacked = self.spec.as_ref().map_or(0, |spec| spec.unpacked_bytes(context_len, self.kv_type));
         // Of a prompt only the last position gets logits, which exist as candidates too.
         let logits = self.vocabulary.saturating_mul(16);
         // Measured on the starter model: 22 MB for 151,936 words, the part of the file that they stand in included.
@@ -132,7 +136,9 @@ impl ModelHeader {
         Footprint {
             weights: self.weight_bytes.saturating_add(Bytes(self.repacked_bytes)),
             kv_cache: Bytes(kv_cache),
-            scratch: Bytes(activations.saturating_add(logits).saturating_add(tokenizer).saturating_add(RUNNING.0)),
+            scratch: Bytes(
+                [activations, unpacked, logits, tokenizer, RUNNING.0].into_iter().fold(0, u64::saturating_add),
+            ),
         }
     }
 
@@ -144,12 +150,12 @@ impl ModelHeader {
 
     /// What one more token of a long sequence takes in the cache.
     pub fn kv_bytes_per_token(&self) -> Bytes {
-        Bytes(self.spec.as_ref().map_or(0, ModelSpec::kv_bytes_per_token))
+        Bytes(self.spec.as_ref().map_or(0, |spec| spec.kv_bytes_per_token(self.kv_type)))
     }
 
     /// What a sequence takes in the cache however long it is: attention windows and recurrent states.
     pub fn state_bytes(&self) -> Bytes {
-        Bytes(self.spec.as_ref().map_or(0, ModelSpec::state_bytes))
+        Bytes(self.spec.as_ref().map_or(0, |spec| spec.state_bytes(self.kv_type)))
     }
 
     /// Whether this version can run the model.

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 pub(crate) use compressed::{Blocks, Compressed, CompressedTail, SLACK};
 use kernels::KvLayer;
 
-use crate::device;
+use crate::device::{self, KvType};
 use crate::spec::{MixerSpec, StateShape};
 
 /// Tokens by which a cache grows: large enough that copying is rare, small enough that a short chat stays small.
@@ -78,9 +78,10 @@ impl Recurrent {
 
 impl LayerState {
     /// An empty one for a layer of the decoder.
-    pub(crate) fn new(mixer: &MixerSpec, hidden: usize, device: &Device) -> Self {
+    pub(crate) fn new(mixer: &MixerSpec, hidden: usize, kv_type: KvType, device: &Device) -> Self {
         if let Some(shape) = mixer.kv_shape() {
-            Self::Tokens(KvLayer::new(shape, GROWTH_STEP, device::kv_dtype(device), device))
+            let format = mixer.kv_format(kv_type, device::kv_dtype(device));
+            Self::Tokens(KvLayer::new(shape, GROWTH_STEP, format, device))
         } else if let Some(shape) = mixer.state_shape(hidden) {
             Self::Recurrent(Recurrent::new(shape, device))
         } else {

@@ -1,10 +1,11 @@
 //! The cache of one sequence as a file: what it takes minutes to compute is read back in less than a second.
 //!
 //! All numbers are little-endian: [`MAGIC`], [`VERSION`] (u32), the fingerprint of the model and of how its caches are
-//! stored (32 bytes), the number of tokens (u64) and the tokens (u32 each), the layers, the number of checkpoints (u64) and
-//! the checkpoints, and the SHA-256 of all that. Rows of keys and values are their first position, the position after
-//! their last (u64 each) and their planes; of everything else only the values are there, since the model's empty cache
-//! says what they are. A file is untrusted: whatever isn't as that cache has it is refused before room is made for it.
+//! stored (32 bytes), the number of tokens (u64) and the tokens (u32 each), the layers, the number of checkpoints (u64)
+//! and the checkpoints, and the SHA-256 of all that. Rows of keys and values are their first position, the position
+//! after their last (u64 each) and their planes; of everything else only the values are there, since the model's empty
+//! cache says what they are. A file is untrusted: whatever isn't as that cache has it is refused before room is made
+//! for it.
 
 #[cfg(test)]
 mod tests;
@@ -171,6 +172,7 @@ impl<W: Write> Output<W> {
     fn tensor(&mut self, tensor: &Tensor) -> Result<()> {
         let tensor = tensor.flatten_all()?;
         match tensor.dtype() {
+            DType::U8 => self.bytes(&tensor.to_vec1::<u8>()?),
             DType::F16 => self.values(&tensor.to_vec1::<f16>()?, |value| value.to_le_bytes()),
             DType::F32 => self.values(&tensor.to_vec1::<f32>()?, |value| value.to_le_bytes()),
             _ => Err(KvFileError::Refused("keys of a type that has no form in a file")),
@@ -295,6 +297,7 @@ impl<R: Read> Input<R> {
             dims.dims().iter().try_fold(dtype.size_in_bytes() as u64, |bytes, dim| bytes.checked_mul(*dim as u64));
         let bytes = self.bytes(bytes.ok_or(ENDS_EARLY)?)?;
         match dtype {
+            DType::U8 => Ok(Tensor::from_vec(bytes, dims, device)?),
             DType::F16 => Ok(Tensor::from_vec(values(&bytes, f16::from_le_bytes), dims, device)?),
             DType::F32 => Ok(Tensor::from_vec(values(&bytes, f32::from_le_bytes), dims, device)?),
             _ => Err(KvFileError::Refused("keys of a type that has no form in a file")),

@@ -29,7 +29,7 @@ mod tokenizer;
 mod wiring;
 mod worker;
 
-pub use device::{computes_on_gpu, device_name};
+pub use device::{KvType, computes_on_gpu, device_name};
 pub use error::{GenerateError, LoadError};
 pub use evaluator::{EvaluatedSequence, Evaluator, Perplexity, Unwritten};
 pub use gguf::PartName;

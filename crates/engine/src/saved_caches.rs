@@ -1,8 +1,8 @@
 //! The caches of conversations on disk, while their model is not in memory.
 //!
 //! A file for each in one folder, `MODEL-TOKENS.kv` by the first bytes of two hashes. It is written when the model is
-//! unloaded and read when a prompt of the same model begins with its tokens. Its time of change is when it was last used.
-//! Whatever fails here is logged and costs no more than running a prompt again.
+//! unloaded and read when a prompt of the same model begins with its tokens. Its time of change is when it was last
+//! used. Whatever fails here is logged and costs no more than running a prompt again.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use chat::Bytes;
 use sha2::{Digest, Sha256};
 
-use crate::device;
+use crate::device::{self, KvType};
 use crate::gguf::Gguf;
 use crate::kv_cache::KvCache;
 use crate::kv_file::{self, Fingerprint, KvFileError};
@@ -54,15 +54,15 @@ impl CacheFolder {
         Self { path, limit }
     }
 
-    /// The caches that there are of the model in `gguf`, as the engine makes them now.
-    pub(crate) fn of_model(&self, gguf: &Gguf) -> SavedCaches {
-        let format = device::cache_format(&device::open());
+    /// The caches that there are of the model in `gguf`, as this engine makes them.
+    pub(crate) fn of_model(&self, gguf: &Gguf, kv_type: KvType) -> SavedCaches {
+        let format = device::cache_format(&device::open(), kv_type);
         let model = Sha256::new().chain_update(gguf.fingerprint()).chain_update(format).finalize().into();
         SavedCaches::find(self.clone(), model)
     }
 
-    /// Removes what nobody used for long, what was never written to its end, and then the longest unused until the rest is
-    /// within the limit.
+    /// Removes what nobody used for long, what was never written to its end, and then the longest unused until the rest
+    /// is within the limit.
     pub(crate) fn tidy(&self, now: SystemTime) {
         let mut files = self.files();
         // The newest first; a time to come counts as now.
@@ -259,7 +259,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use candle_core::{DType, Tensor};
-    use kernels::{KvLayer, KvShape, Span};
+    use kernels::{KvFormat, KvLayer, KvShape, Span};
 
     use super::*;
     use crate::kv_cache::LayerState;
@@ -268,7 +268,12 @@ mod tests {
 
     fn empty() -> KvCache {
         let shape = KvShape { kv_heads: 1, key_dim: 4, value_dim: 4, values_in_keys: false, span: Span::All };
-        KvCache::new(vec![LayerState::Tokens(KvLayer::new(shape, 64, DType::F32, &candle_core::Device::Cpu))])
+        KvCache::new(vec![LayerState::Tokens(KvLayer::new(
+            shape,
+            64,
+            KvFormat::float(DType::F32),
+            &candle_core::Device::Cpu,
+        ))])
     }
 
     fn cache(tokens: usize) -> KvCache {

@@ -1,6 +1,6 @@
 use crate::GenerateError;
 use crate::kv_cache::KvCache;
-use crate::models::{Model, TokenId};
+use crate::models::TokenId;
 
 /// A place that runs one sequence: its tokens so far, and their keys and values.
 pub(crate) struct Slot {
@@ -12,8 +12,8 @@ pub(crate) struct Slot {
 const LEAST_COPIED: usize = 32;
 
 impl Slot {
-    fn new(model: &dyn Model) -> Self {
-        Self { sequence: Vec::new(), cache: model.new_cache() }
+    const fn new(empty: KvCache) -> Self {
+        Self { sequence: Vec::new(), cache: empty }
     }
 
     /// A slot whose cache was kept elsewhere.
@@ -83,11 +83,12 @@ pub(crate) struct FreeSlots {
 }
 
 impl FreeSlots {
-    /// A slot for `prompt`: the free one with the longest common beginning, or a copy of one in use that has more of it.
-    /// Only its beginning in common is left in it. `room_for_more`: whether a slot may be made beside those there are.
+    /// A slot for `prompt`: the free one with the longest common beginning, or a copy of one in use that has more of
+    /// it. Only its beginning in common is left in it. `room_for_more`: whether a slot may be made beside those there
+    /// are, with an `empty` cache.
     pub(crate) fn take<'a>(
         &mut self,
-        model: &dyn Model,
+        empty: impl Fn() -> KvCache,
         prompt: &[TokenId],
         in_use: impl Iterator<Item = &'a Slot>,
         room_for_more: bool,
@@ -106,10 +107,10 @@ impl FreeSlots {
         }
         let mut slot = match best_free {
             // One that has nothing in common is worth more to whoever used it last than to this prompt.
-            Some((_, 0)) if room_for_more => Slot::new(model),
+            Some((_, 0)) if room_for_more => Slot::new(empty()),
             Some((_, 0)) => self.slots.remove(0),
             Some((index, _)) => self.slots.remove(index),
-            None => Slot::new(model),
+            None => Slot::new(empty()),
         };
         slot.keep(slot.common_prefix(prompt));
         Ok(slot)

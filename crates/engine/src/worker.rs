@@ -15,6 +15,7 @@ use chat::{Bytes, ChatEvent, Progress, SamplingParams};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::answer::Answer;
+use crate::device::KvType;
 use crate::handle::{EngineConfig, LoadedModel, Unloaded};
 use crate::model_text::{ModelText, Prompt, TextCache};
 use crate::models::{Loaded, Model, Part, Rows, TokenId};
@@ -61,13 +62,25 @@ pub(crate) struct Job {
 }
 
 /// What the threads and the handles share.
-#[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) loaded: Mutex<Option<LoadedModel>>,
     pub(crate) unloaded: watch::Sender<Option<Unloaded>>,
     pub(crate) texts: TextCache,
     pub(crate) waiting: Arc<AtomicUsize>,
     pub(crate) stopping: AtomicBool,
+}
+
+impl Shared {
+    /// Nothing is loaded yet.
+    pub(crate) fn new(kv_type: KvType) -> Self {
+        Self {
+            loaded: Mutex::default(),
+            unloaded: watch::Sender::default(),
+            texts: TextCache::new(kv_type),
+            waiting: Arc::default(),
+            stopping: AtomicBool::new(false),
+        }
+    }
 }
 
 /// A place in the queue, given back when it is dropped.
@@ -307,7 +320,8 @@ impl Worker {
         resident.recall(&job, most_slots);
         let room_for_more = resident.running.len() + resident.free.len() < most_slots;
         let in_use = resident.running.iter().map(|running| &running.slot);
-        let slot = resident.free.take(resident.model.as_ref(), prompt, in_use, room_for_more)?;
+        let empty = || resident.model.new_cache(job.text.header.kv_type);
+        let slot = resident.free.take(empty, prompt, in_use, room_for_more)?;
         let cached = slot.len();
         job.progress(Progress::Prefill { done: cached, total: job.prompt.tokens.len() });
         let prefill_started = Instant::now();
@@ -325,7 +339,7 @@ impl Worker {
             let pieces = self.wiring.as_ref().and_then(|wiring| Some((wiring, in_use.pieces(&device::open())?)));
             let wired = pieces.map(|(wiring, pieces)| WiredWeights::new(wiring, pieces));
             let text = job.text.clone();
-            let saved = self.cache_folder.as_ref().map(|folder| folder.of_model(&text.gguf));
+            let saved = self.cache_folder.as_ref().map(|folder| folder.of_model(&text.gguf, text.header.kv_type));
             let (running, free) = (Vec::new(), FreeSlots::default());
             self.resident = Some(Resident { text, wired, model, running, free, saved });
         }
@@ -368,7 +382,10 @@ impl Worker {
         }
         if let Some(resident) = &mut self.resident {
             resident.free = FreeSlots::default();
-            resident.saved = self.cache_folder.as_ref().map(|folder| folder.of_model(&resident.text.gguf));
+            resident.saved = self
+                .cache_folder
+                .as_ref()
+                .map(|folder| folder.of_model(&resident.text.gguf, resident.text.header.kv_type));
         }
     }
 
@@ -383,14 +400,16 @@ impl Worker {
 }
 
 impl Resident {
-    /// Takes a cache out of its file where it has clearly more of the job's prompt than any slot; it becomes a free slot.
+    /// Takes a cache out of its file where it has clearly more of the job's prompt than any slot; it becomes a free
+    /// slot.
     fn recall(&mut self, job: &Job, most_slots: usize) {
         let Some(saved) = &mut self.saved else { return };
         let prompt = &job.prompt.tokens;
         let slots = self.running.iter().map(|running| &running.slot).chain(self.free.iter());
         let in_memory = slots.map(|slot| slot.common_prefix(prompt)).max().unwrap_or(0);
         let least = in_memory + LEAST_SAVED;
-        let recalled = saved.recall(prompt, least, job.context_len, || self.model.new_cache());
+        let empty = || self.model.new_cache(job.text.header.kv_type);
+        let recalled = saved.recall(prompt, least, job.context_len, empty);
         let Some((sequence, cache)) = recalled else { return };
         if self.running.len() + self.free.len() >= most_slots {
             self.free.forget_one();

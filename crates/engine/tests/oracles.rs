@@ -13,10 +13,15 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, ensure};
 use candle_core::Tensor;
-use engine::{EvaluatedSequence, Evaluator, ModelHeader, Unwritten, read_header};
+use engine::{EvaluatedSequence, Evaluator, KvType, ModelHeader, Unwritten, read_header};
 
 /// Absolute, on logits whose standard deviation is 1.2 to 6.
 const TOLERANCE: f32 = 1e-3;
+
+/// Of 8-bit caches: in half of the positions no logit is further off, in standard deviations of the position's logits.
+const EIGHT_BIT_TOLERANCE: f32 = 0.1;
+/// The share of positions with the same best token.
+const EIGHT_BIT_AGREEMENT: f32 = 0.9;
 
 struct Oracle {
     header: ModelHeader,
@@ -43,9 +48,10 @@ impl Oracle {
 
     fn check(&mut self) -> anyhow::Result<()> {
         let len = self.tokens.len();
-        self.check_parts(&[len], &mut self.model.sequence()).context("one prefill")?;
-        self.check_parts(&[7, 1, 13, 2, len - 23], &mut self.model.sequence()).context("chunks of odd sizes")?;
-        self.check_parts(&vec![1; len], &mut self.model.sequence()).context("token by token")?;
+        self.check_parts(&[len], &mut self.model.sequence(KvType::Full)).context("one prefill")?;
+        self.check_parts(&[7, 1, 13, 2, len - 23], &mut self.model.sequence(KvType::Full))
+            .context("chunks of odd sizes")?;
+        self.check_parts(&vec![1; len], &mut self.model.sequence(KvType::Full)).context("token by token")?;
         self.check_trimmed().context("trimmed and run again")?;
         self.check_taken_back().context("a few tokens taken back")?;
         self.check_copied().context("copied")?;
@@ -55,14 +61,39 @@ impl Oracle {
 
     /// What the header predicts is what is allocated, for as many tokens as there are.
     fn check_cache_size(&mut self) -> anyhow::Result<()> {
-        let mut sequence = self.model.sequence();
+        let mut sequence = self.model.sequence(KvType::Full);
         for _ in 0..3 {
             self.model.logits(&mut [(&self.tokens, &mut sequence)])?;
             sequence.checkpoint();
         }
+        self.compare_size(&sequence)
+    }
+
+    fn compare_size(&self, sequence: &EvaluatedSequence) -> anyhow::Result<()> {
         let (predicted, found) = (self.header.footprint(sequence.len()).kv_cache, sequence.allocated());
         ensure!(predicted == found, "{predicted} predicted, {found} allocated");
         Ok(())
+    }
+
+    /// With keys and values in 8 bits: how far the logits of each position are off at most, in standard deviations of
+    /// them, in order of size; and for which share of the positions the same token is the best.
+    fn measure_eight_bits(&mut self) -> anyhow::Result<(Vec<f32>, f32)> {
+        self.header.kv_type = KvType::Q8;
+        let mut sequence = self.model.sequence(KvType::Q8);
+        let (mut differences, mut alike) = (Vec::new(), 0);
+        // Token by token, so that everything but a token itself comes out of the cache.
+        for (token, expected) in self.tokens.iter().zip(&self.logits) {
+            let found = self.model.logits(&mut [(&[*token], &mut sequence)])?.remove(0);
+            differences.push(largest_difference(&found, expected) / deviation(expected));
+            alike += usize::from(argmax(&found) == argmax(expected));
+        }
+        for _ in 0..2 {
+            sequence.checkpoint();
+            self.model.logits(&mut [(&self.tokens, &mut sequence)])?;
+        }
+        self.compare_size(&sequence).context("size of the cache")?;
+        differences.sort_by(f32::total_cmp);
+        Ok((differences, alike as f32 / self.tokens.len() as f32))
     }
 
     /// Runs the tokens after `sequence` in parts of these lengths, and compares the logits of every position.
@@ -79,7 +110,7 @@ impl Oracle {
     }
 
     fn check_trimmed(&mut self) -> anyhow::Result<()> {
-        let (len, mut sequence) = (self.tokens.len(), self.model.sequence());
+        let (len, mut sequence) = (self.tokens.len(), self.model.sequence(KvType::Full));
         self.check_parts(&[len / 4, len - len / 4], &mut sequence)?;
         let (noise, mut left) = (self.noise(), len / 3);
         // Twice: what came after a checkpoint must not have changed it.
@@ -94,7 +125,7 @@ impl Oracle {
     }
 
     fn check_taken_back(&mut self) -> anyhow::Result<()> {
-        let (len, noise, mut sequence) = (self.tokens.len(), self.noise(), self.model.sequence());
+        let (len, noise, mut sequence) = (self.tokens.len(), self.noise(), self.model.sequence(KvType::Full));
         self.model.logits(&mut [(&self.tokens[..len / 2], &mut sequence)])?;
         for left in [len / 2 - 2, len / 3, 3] {
             self.model.logits(&mut [(&noise[..11], &mut sequence)])?;
@@ -106,7 +137,7 @@ impl Oracle {
 
     /// Copies of a beginning, and of a sequence while it goes on, have nothing of each other.
     fn check_copied(&mut self) -> anyhow::Result<()> {
-        let (len, mut sequence) = (self.tokens.len(), self.model.sequence());
+        let (len, mut sequence) = (self.tokens.len(), self.model.sequence(KvType::Full));
         self.check_parts(&[len / 4, len / 2 - len / 4], &mut sequence)?;
         for at in [len / 4, len / 2] {
             let mut copy = sequence.copy(at)?.with_context(|| format!("no copy of {at} tokens"))?;
@@ -119,7 +150,7 @@ impl Oracle {
 
     /// With other sequences before and after, at other positions, of other lengths.
     fn check_batch(&mut self) -> anyhow::Result<()> {
-        let [mut whole, mut started, mut other] = [(); 3].map(|()| self.model.sequence());
+        let [mut whole, mut started, mut other] = [(); 3].map(|()| self.model.sequence(KvType::Full));
         self.model.logits(&mut [(&self.tokens[..5], &mut started)])?;
         let (noise, len) = (self.noise(), self.tokens.len());
         let logits = self.model.logits(&mut [
@@ -140,12 +171,7 @@ impl Oracle {
     fn compare(&mut self, found: &[f32], position: usize) -> anyhow::Result<()> {
         let expected = &self.logits[position];
         ensure!(found.len() == expected.len(), "{} logits instead of {}", found.len(), expected.len());
-        // A NaN must not be lost in a maximum.
-        let difference = found
-            .iter()
-            .zip(expected)
-            .map(|(a, b)| (a - b).abs())
-            .fold(0.0, |worst: f32, d| if d <= worst { worst } else { d });
+        let difference = largest_difference(found, expected);
         ensure!(difference < TOLERANCE, "position {position} differs by {difference}");
         ensure!(argmax(found) == argmax(expected), "position {position}: another token is the best");
         self.worst = self.worst.max(difference);
@@ -155,6 +181,18 @@ impl Oracle {
 
 fn argmax(logits: &[f32]) -> Option<usize> {
     (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
+}
+
+/// NaN where there is one: it must not be lost in a maximum.
+fn largest_difference(found: &[f32], expected: &[f32]) -> f32 {
+    let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |worst: f32, d| if d <= worst { worst } else { d })
+}
+
+/// The standard deviation of a position's logits.
+fn deviation(logits: &[f32]) -> f32 {
+    let mean = logits.iter().sum::<f32>() / logits.len() as f32;
+    (logits.iter().map(|logit| (logit - mean).powi(2)).sum::<f32>() / logits.len() as f32).sqrt()
 }
 
 /// What the configuration says and GGUF doesn't.
@@ -191,11 +229,17 @@ fn models_of(folder: &Path) -> impl Iterator<Item = (&Path, PathBuf)> {
     gguf.exists().then_some(gguf).into_iter().chain(published).map(move |path| (folder, path))
 }
 
-#[test]
-fn every_family_agrees_with_its_reference() -> anyhow::Result<()> {
+/// The folders of all models, by name.
+fn families() -> anyhow::Result<Vec<PathBuf>> {
     let mut folders: Vec<PathBuf> =
         fs::read_dir(oracles()?)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     folders.sort();
+    Ok(folders)
+}
+
+#[test]
+fn every_family_agrees_with_its_reference() -> anyhow::Result<()> {
+    let folders = families()?;
     let models: Vec<(&Path, PathBuf)> = folders.iter().flat_map(|folder| models_of(folder)).collect();
     ensure!(!models.is_empty(), "no models to compare");
     let mut failed = Vec::new();
@@ -238,11 +282,34 @@ fn what_gguf_was_made_from_agrees_too() -> anyhow::Result<()> {
         fs::copy(folder.join("llama/tokenizer.json"), published.path().join("tokenizer.json"))?;
         let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut oracle = Oracle::open(published.path(), published.path()).with_context(|| name.clone())?;
-        oracle.check_parts(&[oracle.tokens.len()], &mut oracle.model.sequence()).with_context(|| name.clone())?;
+        oracle
+            .check_parts(&[oracle.tokens.len()], &mut oracle.model.sequence(KvType::Full))
+            .with_context(|| name.clone())?;
         oracle.header.check_supported().with_context(|| name.clone())?;
         println!("{name:<28} {:>10.1e}  {}", oracle.worst, oracle.header.architecture);
         checked.push(name);
     }
     ensure!(checked.len() >= 12, "only {checked:?}");
+    Ok(())
+}
+
+/// The middle position is judged, not the worst: where a small difference makes a router choose another expert, models
+/// of random weights jump, and so do the positions that see this one.
+#[test]
+fn eight_bit_caches_stay_close() -> anyhow::Result<()> {
+    let mut failed = Vec::new();
+    println!("{:<20} {:>10} {:>10}  same best token", "model", "median", "worst");
+    for folder in families()? {
+        let Some((_, path)) = models_of(&folder).next() else { continue };
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (differences, alike) = Oracle::open(&folder, &path)?.measure_eight_bits().with_context(|| name.clone())?;
+        let (median, worst) = (differences[differences.len() / 2], differences[differences.len() - 1]);
+        println!("{name:<20} {median:>10.1e} {worst:>10.1e}  {:>5.1} %", 100.0 * alike);
+        // A NaN must fail.
+        if !(median < EIGHT_BIT_TOLERANCE && alike > EIGHT_BIT_AGREEMENT) {
+            failed.push(format!("{name}: off by {median}, {alike} of the best tokens the same"));
+        }
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
     Ok(())
 }

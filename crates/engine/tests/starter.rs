@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Message, OutputConstraint, Progress, Role, SamplingParams};
-use engine::{ChatStream, EngineConfig, EngineHandle, LoadSpec, read_header};
+use engine::{ChatStream, EngineConfig, EngineHandle, Evaluator, KvType, LoadSpec, Unwritten, read_header};
 use futures::StreamExt;
 use serde_json::Value;
 
@@ -110,4 +110,40 @@ async fn a_schema_shapes_what_the_model_knows() {
     let value: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(value, serde_json::json!({ "capital": "Paris", "continent": "Europe" }));
     engine.shutdown().await;
+}
+
+/// With values in 8 bits, and keys in 16 since this model's have a bias, it says nearly the same.
+#[test]
+fn eight_bit_caches_change_little() {
+    let model = Evaluator::open(&starter(), Unwritten::default()).unwrap();
+    let mut header = read_header(&starter()).unwrap();
+    let (mut positions, mut alike, mut divergence) = (0, 0, 0.0_f64);
+    for case in reference()["cases"].as_array().unwrap() {
+        let ids = |key: &str| case[key].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32);
+        let tokens: Vec<u32> = ids("promptIds").chain(ids("ids")).collect();
+        let [full, packed] = [KvType::Full, KvType::Q8].map(|kv_type| {
+            header.kv_type = kv_type;
+            let mut sequence = model.sequence(kv_type);
+            let logits = model.logits(&mut [(&tokens, &mut sequence)]).unwrap();
+            assert_eq!(sequence.allocated(), header.footprint(tokens.len()).kv_cache);
+            logits
+        });
+        for (full, packed) in full.iter().zip(&packed) {
+            let (p, q) = (log_softmax(full), log_softmax(packed));
+            divergence += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+            let best = |logits: &[f64]| (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
+            alike += usize::from(best(&p) == best(&q));
+            positions += 1;
+        }
+    }
+    let (alike, divergence) = (alike as f64 / f64::from(positions), divergence / f64::from(positions));
+    println!("{positions} positions: the same best token in {:.1} %, divergence {divergence:.1e}", 100.0 * alike);
+    assert!(alike > 0.95 && divergence < 0.01);
+    assert_eq!(header.kv_bytes_per_token().0, 24 * 2 * (2 * 64 + 64 + 2 * 4));
+}
+
+fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let most = logits.iter().copied().fold(f32::MIN, f32::max);
+    let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
+    logits.iter().map(|logit| f64::from(logit - most) - sum.ln()).collect()
 }

@@ -9,7 +9,7 @@ use chat::{
     Bytes, ChatEvent, ChatRequest, Finish, FinishReason, Message, OutputConstraint, Progress, Role, SamplingParams,
     TokenLogprob,
 };
-use engine::{ChatStream, EngineConfig, EngineHandle, GenerateError, LoadError, LoadSpec};
+use engine::{ChatStream, EngineConfig, EngineHandle, GenerateError, KvType, LoadError, LoadSpec};
 use futures::StreamExt;
 use testkit::gguf::tiny_model;
 
@@ -372,4 +372,23 @@ async fn a_conversation_survives_its_model_being_unloaded() {
     assert_ne!(other, answer);
     assert!(finish.usage.unwrap().cached_tokens > 256, "the other model's own cache is found under another name");
     engine.shutdown().await;
+}
+
+/// Its forecast is smaller, and caches on disk are told from those in full.
+#[tokio::test]
+async fn an_engine_keeps_its_caches_in_eight_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = spec(folder.path(), 1);
+    let (mut header, long) = (engine::read_header(&spec.path).unwrap(), "what was asked, at length. ".repeat(12));
+    for (kv_type, cached) in [(KvType::Full, false), (KvType::Q8, false), (KvType::Q8, true)] {
+        let cache_dir = Some(folder.path().join("caches"));
+        let engine = EngineHandle::start(EngineConfig { kv_type, cache_dir, ..EngineConfig::default() });
+        let (_, finish) = read(engine.chat(spec.clone(), request(&long, sampled(1, 10)))).await.unwrap();
+        assert_eq!(finish.usage.unwrap().cached_tokens > 256, cached, "{kv_type:?}");
+        header.kv_type = kv_type;
+        assert_eq!(engine.loaded().unwrap().footprint, header.footprint(512));
+        engine.shutdown().await;
+    }
+    let in_full = engine::read_header(&spec.path).unwrap().footprint(512).kv_cache;
+    assert!(header.footprint(512).kv_cache.0 * 3 < in_full.0);
 }

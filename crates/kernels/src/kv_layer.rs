@@ -1,5 +1,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::kv_q8::{pack, scales, unpack};
+
 /// Which of the tokens before it a query sees; itself always.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Span {
@@ -45,6 +47,36 @@ pub struct KvShape {
     pub span: Span,
 }
 
+/// How a layer stores keys and values. They are read as f32 on the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvFormat {
+    /// Each token's keys.
+    pub keys: KvNumbers,
+    /// Each token's values.
+    pub values: KvNumbers,
+}
+
+/// How numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvNumbers {
+    /// As they are, in this type.
+    Float(DType),
+    /// As 8-bit integers with a scale for each 32 of them; read as f16 where the device isn't the CPU.
+    Q8,
+}
+
+impl KvFormat {
+    /// Both as they are, in this type.
+    pub const fn float(dtype: DType) -> Self {
+        Self { keys: KvNumbers::Float(dtype), values: KvNumbers::Float(dtype) }
+    }
+
+    /// Whether something is stored in fewer bits than it is computed with.
+    pub fn is_packed(self) -> bool {
+        [self.keys, self.values].contains(&KvNumbers::Q8)
+    }
+}
+
 /// One tensor of a layer's storage: `(tokens, kv_heads, width)` on the CPU, heads first elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plane {
@@ -60,10 +92,25 @@ impl KvShape {
         self.kv_heads * (self.key_dim + if self.values_in_keys { 0 } else { self.value_dim })
     }
 
-    /// What is stored where keys and values have the type `dtype`: keys, then values where they are not in the keys.
-    fn planes(&self, dtype: DType) -> Vec<Plane> {
-        let values = (!self.values_in_keys).then_some(self.value_dim);
-        [self.key_dim].into_iter().chain(values).map(|width| Plane { width, dtype }).collect()
+    /// Bytes stored for one token.
+    pub fn bytes_per_token(&self, format: KvFormat) -> usize {
+        let bytes = self.planes(format).into_iter().map(|plane| plane.width * plane.dtype.size_in_bytes());
+        self.kv_heads * bytes.sum::<usize>()
+    }
+
+    /// The lengths of what is stored for a token's head and how: keys, then values where they are not in the keys.
+    fn vectors(&self, format: KvFormat) -> impl Iterator<Item = (usize, KvNumbers)> + use<> {
+        let values = (!self.values_in_keys).then_some((self.value_dim, format.values));
+        [(self.key_dim, format.keys)].into_iter().chain(values)
+    }
+
+    /// Of each vector the numbers, or the integers and their scales.
+    fn planes(&self, format: KvFormat) -> Vec<Plane> {
+        let planes = |(width, numbers)| match numbers {
+            KvNumbers::Float(dtype) => vec![Plane { width, dtype }],
+            KvNumbers::Q8 => vec![Plane { width, dtype: DType::U8 }, Plane { width: scales(width), dtype: DType::F32 }],
+        };
+        self.vectors(format).flat_map(planes).collect()
     }
 }
 
@@ -72,7 +119,7 @@ impl KvShape {
 #[derive(Debug)]
 pub struct KvLayer {
     shape: KvShape,
-    dtype: DType,
+    format: KvFormat,
     device: Device,
     growth_step: usize,
     /// Position of the first stored token.
@@ -105,10 +152,10 @@ impl KvRows {
 
 impl KvLayer {
     /// An empty layer that takes no memory yet and grows by `growth_step` tokens at a time.
-    pub fn new(shape: KvShape, growth_step: usize, dtype: DType, device: &Device) -> Self {
+    pub fn new(shape: KvShape, growth_step: usize, format: KvFormat, device: &Device) -> Self {
         Self {
             shape,
-            dtype,
+            format,
             device: device.clone(),
             growth_step: growth_step.max(1),
             start: 0,
@@ -140,7 +187,7 @@ impl KvLayer {
 
     /// The tensors that the storage consists of, whether or not there is any yet.
     pub fn planes(&self) -> Vec<Plane> {
-        self.shape.planes(self.dtype)
+        self.shape.planes(self.format)
     }
 
     /// Dimensions of `plane` with so many tokens.
@@ -158,7 +205,7 @@ impl KvLayer {
 
     /// Bytes that are allocated.
     pub fn allocated_bytes(&self) -> u64 {
-        (self.capacity * self.shape.values_per_token() * self.dtype.size_in_bytes()) as u64
+        (self.capacity * self.shape.bytes_per_token(self.format)) as u64
     }
 
     /// Whether everything is still here that the token at position `len` sees.
@@ -182,7 +229,7 @@ impl KvLayer {
     /// # Errors
     /// When there is no memory for it.
     pub fn copy(&self, len: usize) -> Result<Self> {
-        let mut copy = Self::new(self.shape, self.growth_step, self.dtype, &self.device);
+        let mut copy = Self::new(self.shape, self.growth_step, self.format, &self.device);
         copy.fill(&self.part(self.start.min(len), self.end.min(len))?)?;
         Ok(copy)
     }
@@ -237,8 +284,14 @@ impl KvLayer {
         let tokens = keys.dim(0)?;
         self.make_room(tokens)?;
         let (axis, at) = (self.token_axis(), self.end - self.start);
-        for (stored, new) in self.storage.iter().zip([keys, values]) {
-            let new = new.to_dtype(self.dtype)?;
+        let mut planes = Vec::with_capacity(self.storage.len());
+        for (new, (_, numbers)) in [keys, values].into_iter().zip(self.shape.vectors(self.format)) {
+            match numbers {
+                KvNumbers::Float(dtype) => planes.push(new.to_dtype(dtype)?),
+                KvNumbers::Q8 => planes.extend(pack(new)?),
+            }
+        }
+        for (stored, new) in self.storage.iter().zip(planes) {
             let new = if axis == 0 { new } else { new.transpose(0, 1)? };
             stored.slice_set(&new.contiguous()?, axis, at)?;
         }
@@ -246,7 +299,7 @@ impl KvLayer {
         Ok(())
     }
 
-    /// Stored keys and values as `(kv_heads, tokens, dim)`, without a copy.
+    /// Stored keys and values as `(kv_heads, tokens, dim)`, without a copy where they are stored as numbers.
     ///
     /// # Errors
     /// When nothing was ever appended.
@@ -255,15 +308,26 @@ impl KvLayer {
         if self.token_axis() == 0 { Ok((keys.transpose(0, 1)?, values.transpose(0, 1)?)) } else { Ok((keys, values)) }
     }
 
-    /// Keys and values as they are stored: `(tokens, kv_heads, dim)` on the CPU, heads first elsewhere.
+    /// Keys and values in the order in which they are stored: `(tokens, kv_heads, dim)` on the CPU, heads first
+    /// elsewhere.
     pub(crate) fn stored(&self) -> Result<(Tensor, Tensor)> {
-        let rows = self.rows()?;
-        let Some(keys) = rows.planes.first() else { candle_core::bail!("attention over an empty cache") };
-        let values = match rows.planes.get(1) {
-            Some(values) => values.clone(),
+        let mut planes = self.rows()?.planes.into_iter();
+        let mut vectors = Vec::with_capacity(2);
+        for (_, numbers) in self.shape.vectors(self.format) {
+            vectors.push(match (numbers, planes.next(), &self.device) {
+                (KvNumbers::Float(_), Some(numbers), Device::Cpu) => numbers.to_dtype(DType::F32)?,
+                (KvNumbers::Float(_), Some(numbers), _) => numbers,
+                (KvNumbers::Q8, Some(codes), _) => unpack(&codes, &planes.next().expect("codes have scales"))?,
+                (_, None, _) => candle_core::bail!("attention over an empty cache"),
+            });
+        }
+        let mut vectors = vectors.into_iter();
+        let keys = vectors.next().expect("every layer has keys");
+        let values = match vectors.next() {
+            Some(values) => values,
             None => keys.narrow(2, 0, self.shape.value_dim)?,
         };
-        Ok((keys.clone(), values))
+        Ok((keys, values))
     }
 
     /// The stored tokens from `start` to `end`, without a copy.

@@ -15,13 +15,14 @@ mod attention;
 mod gate;
 mod key_sets;
 mod kv_layer;
+mod kv_q8;
 mod norm;
 mod rope;
 
 pub use attention::{MOST_SCORES, attention, attention_reference, attention_scratch_bytes};
 pub use gate::{sigmoid, silu_gate, silu_gate_reference};
 pub use key_sets::{KeySet, attention_over_sets, softmax};
-pub use kv_layer::{KvLayer, KvRows, KvShape, Plane, Span};
+pub use kv_layer::{KvFormat, KvLayer, KvNumbers, KvRows, KvShape, Plane, Span};
 pub use norm::{rms_norm, rms_norm_reference};
 pub use rope::{Pairing, rope, rope_reference};
 

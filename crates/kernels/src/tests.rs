@@ -1,8 +1,12 @@
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 use proptest::prelude::*;
 
+use super::kv_q8::{pack, unpack, unpack_reference};
 use super::*;
 use crate::attention::attention_in_steps;
+
+const F32: KvFormat = KvFormat::float(DType::F32);
+const Q8: KvFormat = KvFormat { keys: KvNumbers::Q8, values: KvNumbers::Q8 };
 
 fn random(shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
     Tensor::randn(0_f32, 1.0, shape, &Device::Cpu)
@@ -51,7 +55,7 @@ proptest! {
         span in prop_oneof![Just(Span::All), (1_usize..50).prop_map(Span::Window), (1_usize..50).prop_map(Span::Chunk)],
     ) {
         let head_dim = 8 * eighths;
-        let mut cache = KvLayer::new(plain(kv_heads, head_dim, span), 16, DType::F32, &Device::Cpu);
+        let mut cache = KvLayer::new(plain(kv_heads, head_dim, span), 16, F32, &Device::Cpu);
         for part in [past, tokens].into_iter().filter(|part| *part > 0) {
             let shape = (part, kv_heads, head_dim);
             cache.append(&random(shape).unwrap(), &random(shape).unwrap()).unwrap();
@@ -69,7 +73,7 @@ proptest! {
         past in 1_usize..40, tokens in 1_usize..20, step in 1_usize..9, has_sinks: bool,
         span in prop_oneof![Just(Span::All), (1_usize..50).prop_map(Span::Window), (1_usize..50).prop_map(Span::Chunk)],
     ) {
-        let mut cache = KvLayer::new(plain(2, 8, span), 16, DType::F32, &Device::Cpu);
+        let mut cache = KvLayer::new(plain(2, 8, span), 16, F32, &Device::Cpu);
         let shape = (past + tokens, 2, 8);
         cache.append(&random(shape).unwrap(), &random(shape).unwrap()).unwrap();
         let (queries, sinks) = (random((tokens, 4, 8)).unwrap(), random(4).unwrap());
@@ -84,7 +88,7 @@ proptest! {
     #[test]
     fn sets_of_keys_are_one_layer(past in 1_usize..20, tokens in 1_usize..9, heads in 1_usize..5) {
         let shape = KvShape { values_in_keys: true, ..plain(1, 8, Span::All) };
-        let mut cache = KvLayer::new(shape, 16, DType::F32, &Device::Cpu);
+        let mut cache = KvLayer::new(shape, 16, F32, &Device::Cpu);
         let keys = random((past + tokens, 1, 8)).unwrap();
         cache.append(&keys, &keys).unwrap();
         let (queries, sinks) = (random((tokens, heads, 8)).unwrap(), random(heads).unwrap());
@@ -102,14 +106,30 @@ proptest! {
         assert_close(&found, &attention_reference(&queries, &cache, 0.3, Some(&sinks)).unwrap());
     }
 
+    /// Half a step is the most that a value is off.
+    #[test]
+    fn eight_bits_are_half_a_step_off_at_most(
+        rows in 1_usize..40, dim in prop_oneof![1_usize..100, Just(128), Just(512)], zeros: bool,
+    ) {
+        let x = random((rows, 2, dim)).unwrap();
+        let x = if zeros { x.zeros_like().unwrap() } else { x };
+        let [codes, scales] = pack(&x).unwrap();
+        let unpacked = unpack(&codes, &scales).unwrap();
+        assert_close(&unpacked, &unpack_reference(&codes, &scales).unwrap());
+        let groups = (rows, 2, scales.dim(2).unwrap(), dim / scales.dim(2).unwrap());
+        let off = (unpacked - &x).unwrap().abs().unwrap().reshape(groups).unwrap().max(D::Minus1).unwrap();
+        let steps = off.div(&scales).unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+        prop_assert!(steps <= 0.501, "{steps} steps");
+    }
+
     /// What a span leaves out may be forgotten: the same as over everything with a mask.
     #[test]
     fn a_layer_that_forgets_is_one_that_masks(
         parts in prop::collection::vec(1_usize..30, 1..12), window in 1_usize..20, is_chunk: bool,
     ) {
         let span = if is_chunk { Span::Chunk(window) } else { Span::Window(window) };
-        let mut forgets = KvLayer::new(plain(1, 8, span), 4, DType::F32, &Device::Cpu);
-        let mut keeps = KvLayer::new(plain(1, 8, span), 1024, DType::F32, &Device::Cpu);
+        let mut forgets = KvLayer::new(plain(1, 8, span), 4, F32, &Device::Cpu);
+        let mut keeps = KvLayer::new(plain(1, 8, span), 1024, F32, &Device::Cpu);
         for tokens in parts {
             let (keys, values) = (random((tokens, 1, 8)).unwrap(), random((tokens, 1, 8)).unwrap());
             forgets.append(&keys, &values).unwrap();
@@ -128,12 +148,12 @@ proptest! {
 fn a_trimmed_layer_is_a_fresh_one() -> Result<()> {
     let shape = |tokens| (tokens, 2, 8);
     let (kept, dropped, new) = (random(shape(5))?, random(shape(20))?, random(shape(3))?);
-    let mut trimmed = KvLayer::new(plain(2, 8, Span::All), 4, DType::F32, &Device::Cpu);
+    let mut trimmed = KvLayer::new(plain(2, 8, Span::All), 4, F32, &Device::Cpu);
     trimmed.append(&kept, &kept)?;
     trimmed.append(&dropped, &dropped)?;
     trimmed.trim(5);
     trimmed.append(&new, &new)?;
-    let mut fresh = KvLayer::new(plain(2, 8, Span::All), 64, DType::F32, &Device::Cpu);
+    let mut fresh = KvLayer::new(plain(2, 8, Span::All), 64, F32, &Device::Cpu);
     fresh.append(&Tensor::cat(&[&kept, &new], 0)?, &Tensor::cat(&[&kept, &new], 0)?)?;
     assert_eq!(trimmed.len(), 8);
     let queries = random((1, 4, 8))?;
@@ -145,9 +165,9 @@ fn a_trimmed_layer_is_a_fresh_one() -> Result<()> {
 fn a_layer_goes_on_from_its_tail() -> Result<()> {
     let shape = |tokens| (tokens, 1, 8);
     let (first, dropped, new) = (random(shape(30))?, random(shape(20))?, random(shape(3))?);
-    let mut layer = KvLayer::new(plain(1, 8, Span::Window(6)), 4, DType::F32, &Device::Cpu);
+    let mut layer = KvLayer::new(plain(1, 8, Span::Window(6)), 4, F32, &Device::Cpu);
     layer.append(&first, &first)?;
-    let mut straight = KvLayer::new(plain(1, 8, Span::Window(6)), 4, DType::F32, &Device::Cpu);
+    let mut straight = KvLayer::new(plain(1, 8, Span::Window(6)), 4, F32, &Device::Cpu);
     straight.append(&first, &first)?;
     straight.append(&new, &new)?;
     let tail = layer.tail()?;
@@ -170,7 +190,7 @@ fn a_layer_goes_on_from_its_tail() -> Result<()> {
 #[test]
 fn a_filled_layer_is_the_one_that_its_rows_are_of() -> Result<()> {
     let (first, new) = (random((30, 1, 8))?, random((3, 1, 8))?);
-    let layer = || KvLayer::new(plain(1, 8, Span::Window(6)), 4, DType::F32, &Device::Cpu);
+    let layer = || KvLayer::new(plain(1, 8, Span::Window(6)), 4, F32, &Device::Cpu);
     let (mut source, mut filled) = (layer(), layer());
     for _ in 0..2 {
         source.append(&first, &first)?;
@@ -183,10 +203,38 @@ fn a_filled_layer_is_the_one_that_its_rows_are_of() -> Result<()> {
     }
     let out = |layer: &KvLayer| attention(&queries, layer, 1.0, None)?.to_vec2::<f32>();
     assert_eq!(out(&filled)?, out(&source)?);
-    let mut keys_alone =
-        KvLayer::new(KvShape { values_in_keys: true, ..*layer().shape() }, 4, DType::F32, &Device::Cpu);
+    let mut keys_alone = KvLayer::new(KvShape { values_in_keys: true, ..*layer().shape() }, 4, F32, &Device::Cpu);
     assert!(keys_alone.fill(&source.rows()?).is_err());
     assert!(keys_alone.is_empty());
+    Ok(())
+}
+
+/// In eight bits a layer grows, forgets, is trimmed, copied and restored as in f32, and takes what it says.
+#[test]
+fn an_eight_bit_layer_is_a_layer_of_what_its_values_round_to() -> Result<()> {
+    let rounded = |x: Tensor| {
+        let [codes, scales] = pack(&x)?;
+        unpack(&codes, &scales)
+    };
+    let shape = plain(2, 16, Span::Window(6));
+    let mut packed = KvLayer::new(shape, 4, Q8, &Device::Cpu);
+    let mut plain = KvLayer::new(shape, 4, F32, &Device::Cpu);
+    let queries = random((1, 4, 16))?;
+    // At least one is new each time: a tail has what later tokens see, which is less than the last one did.
+    for tokens in [3, 9, 2, 2, 20, 3] {
+        let (keys, values) = (random((tokens, 2, 16))?, random((tokens, 2, 16))?);
+        packed.append(&keys, &values)?;
+        plain.append(&rounded(keys)?, &rounded(values)?)?;
+        packed.trim(packed.len() - 1);
+        plain.trim(plain.len() - 1);
+        let out = |layer: &KvLayer| attention(&queries, layer, 1.0, None);
+        assert_close(&out(&packed)?, &out(&plain)?);
+        let tail = packed.tail()?;
+        packed.restore(&tail);
+        packed = packed.copy(packed.len())?;
+    }
+    assert_eq!(shape.bytes_per_token(Q8), 2 * 2 * (16 + 4));
+    assert_eq!(packed.allocated_bytes(), 8 * 80);
     Ok(())
 }
 

@@ -7,9 +7,9 @@ const BLOCKS: usize = 48;
 const BLOCK_BYTES: usize = 4096;
 
 impl Gguf {
-    /// Tells the model from any other: SHA-256 over the length, the header and a few dozen evenly spaced blocks of weights
-    /// of every file. Milliseconds at any size; weights that were changed between the blocks, in a file of the same
-    /// length, go unnoticed.
+    /// Tells the model from any other: SHA-256 over the length, the header and a few dozen evenly spaced blocks of
+    /// weights of every file. Milliseconds at any size; weights that were changed between the blocks, in a file of the
+    /// same length, go unnoticed.
     pub(crate) fn fingerprint(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         for part in &self.parts {

@@ -8,6 +8,7 @@ use testkit::gguf::{GgufBuilder, tiny_model};
 
 use super::parse::Header;
 use super::*;
+use crate::device::KvType;
 use crate::models::{Part, Rows};
 use crate::read_header;
 
@@ -24,7 +25,7 @@ fn part(file: GgufBuilder, no: u16, count: u16, tensors: usize) -> GgufBuilder {
 
 fn logits(path: &Path) -> Vec<f32> {
     let model = crate::models::load(&Gguf::open(path).unwrap(), &Device::Cpu, &mut |_, _| {}).unwrap().model;
-    let part = Part { tokens: &[3, 1, 4, 1, 5], cache: &mut model.new_cache() };
+    let part = Part { tokens: &[3, 1, 4, 1, 5], cache: &mut model.new_cache(KvType::Full) };
     model.forward(&mut [part], Rows::Last).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 

@@ -1,5 +1,5 @@
 use candle_core::{DType, Device};
-use kernels::{KvLayer, KvRows};
+use kernels::{KvFormat, KvLayer, KvRows};
 
 use super::GROWTH_STEP;
 use crate::device;
@@ -37,13 +37,13 @@ pub(crate) struct CompressedTail {
 
 impl Compressed {
     pub(crate) fn new(spec: &Deepseek4Spec, compression: Option<Compression>, device: &Device) -> Self {
-        let kv_dtype = device::kv_dtype(device);
+        let (f32, format) = (KvFormat::float(DType::F32), KvFormat::float(device::kv_dtype(device)));
         let blocks = spec.blocks(compression).into_iter().map(|shape| Blocks {
-            inputs: KvLayer::new(shape.inputs(), SLACK, DType::F32, device),
-            keys: KvLayer::new(shape.keys(), GROWTH_STEP / shape.len, kv_dtype, device),
+            inputs: KvLayer::new(shape.inputs(), SLACK, f32, device),
+            keys: KvLayer::new(shape.keys(), GROWTH_STEP / shape.len, format, device),
             shape,
         });
-        Self { window: KvLayer::new(spec.window_keys(), SLACK, kv_dtype, device), blocks: blocks.collect() }
+        Self { window: KvLayer::new(spec.window_keys(), SLACK, format, device), blocks: blocks.collect() }
     }
 
     /// Whether everything is still here that the token at position `n_past` needs.

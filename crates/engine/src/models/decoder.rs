@@ -15,6 +15,7 @@ use super::norm::Norm;
 use super::rope::RopeTable;
 use super::short_conv::ShortConv;
 use super::{Model, TokenId};
+use crate::device::KvType;
 use crate::gguf::{Matrix, Weights};
 use crate::kv_cache::{KvCache, LayerState};
 use crate::spec::{FeedForwardSpec, LayerSpec, MixerSpec, Spec};
@@ -143,8 +144,8 @@ impl Model for Decoder {
         Ok(logits)
     }
 
-    fn new_cache(&self) -> KvCache {
-        let state = |layer: &LayerSpec| LayerState::new(&layer.mixer, self.spec.hidden, &self.device);
+    fn new_cache(&self, kv_type: KvType) -> KvCache {
+        let state = |layer: &LayerSpec| LayerState::new(&layer.mixer, self.spec.hidden, kv_type, &self.device);
         KvCache::new(self.spec.layers.iter().map(state).collect())
     }
 }

@@ -10,6 +10,7 @@ use super::hyper_connection::{HyperConnection, HyperHead};
 use super::linear::Linear;
 use super::norm::Norm;
 use super::rope::RopeTable;
+use crate::device::KvType;
 use crate::gguf::{Matrix, Weights};
 use crate::kv_cache::{Compressed, KvCache, LayerState};
 use crate::spec::Deepseek4Spec;
@@ -76,7 +77,7 @@ impl Model for Deepseek4 {
         Ok(logits)
     }
 
-    fn new_cache(&self) -> KvCache {
+    fn new_cache(&self, _: KvType) -> KvCache {
         let layers = self.spec.layers.iter();
         let states = layers.map(|layer| Compressed::new(&self.spec, layer.compression, &self.device));
         KvCache::new(states.map(LayerState::Compressed).collect())

@@ -23,6 +23,7 @@ use chat::Bytes;
 pub(crate) use batch::{Part, Rows};
 pub(crate) use compressed_attention::MOST_QUERIES;
 
+use crate::device::KvType;
 use crate::gguf::{Gguf, InUse, Weights};
 use crate::kv_cache::KvCache;
 use crate::spec::ModelSpec;
@@ -38,7 +39,7 @@ pub(crate) trait Model: Send {
     fn forward(&self, parts: &mut [Part<'_>], rows: Rows) -> Result<Tensor, GenerateError>;
 
     /// An empty cache of this model's shape.
-    fn new_cache(&self) -> KvCache;
+    fn new_cache(&self, kv_type: KvType) -> KvCache;
 }
 
 /// A model that was loaded.

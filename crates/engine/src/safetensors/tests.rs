@@ -18,7 +18,7 @@ fn tiny(stored_as: StoredAs, shards: usize) -> tempfile::TempDir {
 
 fn logits(path: &Path) -> Vec<f32> {
     let model = models::load(&Gguf::open(path).unwrap(), &Device::Cpu, &mut |_, _| {}).unwrap().model;
-    let part = models::Part { tokens: &[3, 1, 4, 1, 5], cache: &mut model.new_cache() };
+    let part = models::Part { tokens: &[3, 1, 4, 1, 5], cache: &mut model.new_cache(crate::KvType::Full) };
     model.forward(&mut [part], Rows::Last).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 

@@ -1,20 +1,23 @@
 //! What a model takes beside its weights, from the spec alone.
 
-use kernels::{KvShape, MOST_SCORES, Span, attention_scratch_bytes};
+use candle_core::DType;
+use kernels::{KvFormat, KvShape, MOST_SCORES, Span, attention_scratch_bytes};
 
 use super::{Deepseek4Spec, ExpertsSpec, FeedForwardSpec, MixerSpec, ModelSpec, Spec};
-use crate::device;
+use crate::device::{self, KvType};
 use crate::kv_cache::{GROWTH_STEP, MOST_CHECKPOINTS, SLACK};
 use crate::models::MOST_QUERIES;
 use crate::worker::PREFILL_CHUNK;
 
+/// Keys and values as the device computes with them.
+const FULL: KvFormat = KvFormat::float(device::KV_DTYPE);
 /// Bytes of an activation, and of a recurrent state's value.
 const F32: u64 = 4;
 
 /// Something that a layer stores of a sequence.
 struct Stored {
     shape: KvShape,
-    value_bytes: u64,
+    format: KvFormat,
     /// It grows by so many entries.
     step: usize,
     /// Tokens that one entry stands for.
@@ -26,20 +29,26 @@ struct Stored {
 impl ModelSpec {
     /// Bytes that one more token of a long sequence takes: keys and values in the layers that keep every token, and its
     /// share of those that stand for several.
-    pub(crate) fn kv_bytes_per_token(&self) -> u64 {
-        let kept = self.stored().into_iter().filter(|stored| stored.shape.span == Span::All);
+    pub(crate) fn kv_bytes_per_token(&self, kv_type: KvType) -> u64 {
+        let kept = self.stored(kv_type).into_iter().filter(|stored| stored.shape.span == Span::All);
         sum(kept.map(|stored| stored.bytes_of(1).div_ceil(stored.tokens as u64)))
     }
 
     /// Bytes that a sequence takes however long it is: full windows, recurrent states and their checkpoints.
-    pub(crate) fn state_bytes(&self) -> u64 {
-        let windows = self.stored().into_iter().filter(|stored| stored.shape.span != Span::All);
+    pub(crate) fn state_bytes(&self, kv_type: KvType) -> u64 {
+        let windows = self.stored(kv_type).into_iter().filter(|stored| stored.shape.span != Span::All);
         sum(windows.map(|stored| stored.bytes(usize::MAX))).saturating_add(self.recurrent_bytes())
     }
 
     /// Bytes of the cache of one sequence with `context_len` tokens.
-    pub(crate) fn cache_bytes(&self, context_len: usize) -> u64 {
-        sum(self.stored().iter().map(|stored| stored.bytes(context_len))).saturating_add(self.recurrent_bytes())
+    pub(crate) fn cache_bytes(&self, context_len: usize, kv_type: KvType) -> u64 {
+        sum(self.stored(kv_type).iter().map(|stored| stored.bytes(context_len))).saturating_add(self.recurrent_bytes())
+    }
+
+    /// Bytes of the keys and values that a layer unpacks before it computes with them: of the largest layer.
+    pub(crate) fn unpacked_bytes(&self, context_len: usize, kv_type: KvType) -> u64 {
+        let packed = self.stored(kv_type).into_iter().filter(|stored| stored.format.is_packed());
+        packed.map(|stored| Stored { format: FULL, ..stored }.bytes(context_len)).max().unwrap_or(0)
     }
 
     /// Bytes of the activations of one step of a prefill, at its widest, at the end of a sequence of `context_len` tokens.
@@ -70,10 +79,14 @@ impl ModelSpec {
         }
     }
 
-    fn stored(&self) -> Vec<Stored> {
+    fn stored(&self, kv_type: KvType) -> Vec<Stored> {
         match self {
             Self::Decoder(spec) => {
-                spec.layers.iter().filter_map(|layer| layer.mixer.kv_shape()).map(Stored::new).collect()
+                let stored = |mixer: &MixerSpec| {
+                    let format = mixer.kv_format(kv_type, device::KV_DTYPE);
+                    Some(Stored { format, ..Stored::new(mixer.kv_shape()?) })
+                };
+                spec.layers.iter().filter_map(|layer| stored(&layer.mixer)).collect()
             }
             Self::Deepseek4(spec) => spec.stored(),
         }
@@ -133,7 +146,12 @@ impl Deepseek4Spec {
             stored.push(Stored { step: SLACK, in_checkpoints: true, ..Stored::new(self.window_keys()) });
             for blocks in self.blocks(layer.compression) {
                 let inputs = Stored::new(blocks.inputs());
-                stored.push(Stored { value_bytes: F32, step: SLACK, in_checkpoints: true, ..inputs });
+                stored.push(Stored {
+                    format: KvFormat::float(DType::F32),
+                    step: SLACK,
+                    in_checkpoints: true,
+                    ..inputs
+                });
                 let keys = Stored::new(blocks.keys());
                 stored.push(Stored { step: GROWTH_STEP / blocks.len, tokens: blocks.len, ..keys });
             }
@@ -145,11 +163,11 @@ impl Deepseek4Spec {
 impl Stored {
     /// Keys and values of tokens.
     const fn new(shape: KvShape) -> Self {
-        Self { shape, value_bytes: device::KV_VALUE_BYTES, step: GROWTH_STEP, tokens: 1, in_checkpoints: false }
+        Self { shape, format: FULL, step: GROWTH_STEP, tokens: 1, in_checkpoints: false }
     }
 
     fn bytes_of(&self, entries: usize) -> u64 {
-        (self.shape.values_per_token() as u64).saturating_mul(self.value_bytes).saturating_mul(entries as u64)
+        (self.shape.bytes_per_token(self.format) as u64).saturating_mul(entries as u64)
     }
 
     /// Of a sequence of `context_len` tokens.

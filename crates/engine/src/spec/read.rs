@@ -255,6 +255,9 @@ impl<'a> Reader<'a> {
             // Maverick, the one with 128 experts, was trained without.
             plain_qk_norm: self.family == Family::Llama4 && has_rope && keys.optional("expert_count")? != Some(128),
             plain_value_norm: self.family == Family::Gemma4,
+            has_key_bias: ["attn_k", "attn_qkv"]
+                .iter()
+                .any(|part| keys.has_tensor(&format!("blk.{layer}.{part}.bias"))),
             is_gated: matches!(self.family, Family::Qwen3Next | Family::Qwen35),
             has_sinks: keys.has_tensor(&format!("blk.{layer}.attn_sinks.weight")),
             temperature: match self.family {

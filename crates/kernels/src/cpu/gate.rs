@@ -21,7 +21,7 @@ impl CustomOp2 for SiluGate {
         up: &CpuStorage,
         up_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (gate, up) = (values(gate, gate_layout)?, values(up, up_layout)?);
+        let (gate, up) = (values::<f32>(gate, gate_layout)?, values::<f32>(up, up_layout)?);
         if gate.len() != up.len() {
             candle_core::bail!("a gate of {} values for {}", gate.len(), up.len());
         }

@@ -4,19 +4,21 @@
 mod gate;
 mod repack;
 mod rope;
+mod unpack_q8;
 mod widen;
 
 pub(crate) use gate::SiluGate;
 pub use repack::{one_token_reads_blocks, repacked_bytes};
 pub(crate) use rope::Rope;
+pub(crate) use unpack_q8::UnpackQ8;
 pub use widen::q5_0_as_q8_0;
 
-use candle_core::{CpuStorage, Layout, Result};
+use candle_core::{CpuStorage, Layout, Result, WithDType};
 
-/// The values of a contiguous f32 tensor.
-pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+/// The values of a contiguous tensor.
+pub(crate) fn values<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
         None => candle_core::bail!("a contiguous tensor is needed, not {layout:?}"),
     }
 }

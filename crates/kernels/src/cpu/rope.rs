@@ -22,11 +22,11 @@ impl CustomOp3 for Rope {
     ) -> Result<(CpuStorage, Shape)> {
         let (tokens, heads, head_dim) = x_layout.shape().dims3()?;
         let half = cos_layout.shape().dims2()?.1;
-        let (cos, sin) = (values(cos, cos_layout)?, values(sin, sin_layout)?);
+        let (cos, sin) = (values::<f32>(cos, cos_layout)?, values::<f32>(sin, sin_layout)?);
         if cos.len() != tokens * half || sin.len() != cos.len() || 2 * half > head_dim {
             candle_core::bail!("angles of {} values for {tokens} tokens of {half} pairs", cos.len());
         }
-        let mut out = values(x, x_layout)?.to_vec();
+        let mut out = values::<f32>(x, x_layout)?.to_vec();
         for (i, head) in out.chunks_exact_mut(head_dim).enumerate() {
             let (token, head) = (i / heads, &mut head[..2 * half]);
             let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
