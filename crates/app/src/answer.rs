@@ -261,7 +261,8 @@ impl App {
         let cache_budget = available
             .zip(model)
             .map(|(available, model)| available.saturating_sub(model.weights).saturating_sub(model.scratch));
-        LoadSpec { path: entry.path.clone(), context_len, cache_budget, available }
+        let kv_type = self.settings().kv_type();
+        LoadSpec { path: entry.path.clone(), context_len, kv_type, cache_budget, available }
     }
 
     /// What routing needs to know of a model file, with what the engine holds of it now.
@@ -272,11 +273,12 @@ impl App {
             Some(loaded) => (None, loaded.footprint.total()),
             None => (None, chat::Bytes::ZERO),
         };
-        let footprint = header.footprint(header.context_len);
+        let kv_type = self.settings().kv_type();
+        let footprint = header.footprint(header.context_len, kv_type);
         LocalModel {
             weights: footprint.weights,
-            kv_per_token: header.kv_bytes_per_token(),
-            scratch: footprint.scratch.saturating_add(header.state_bytes()),
+            kv_per_token: header.kv_bytes_per_token(kv_type),
+            scratch: footprint.scratch.saturating_add(header.state_bytes(kv_type)),
             trained_context: header.context_len,
             already_loaded: own,
             other_loaded: other,

@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use chat::Bytes;
+use engine::KvType;
 use routing::{OffloadMode, Policy};
 use serde::{Deserialize, Serialize};
 use vitals::ThermalState;
@@ -16,6 +17,8 @@ pub struct Settings {
     pub model: Option<String>,
     /// The context a model is loaded with, in tokens, where the model and the memory allow it.
     pub context_len: usize,
+    /// Whether keys and values are kept in 8 bits: see [`KvType::Q8`].
+    pub eight_bit_cache: bool,
     /// The user's own folder of models, beside those given at start.
     pub models_folder: PathBuf,
     /// Memory that is never given to a model, in bytes; `None` is the policy's own default for this machine.
@@ -55,6 +58,7 @@ impl Settings {
             offload: OffloadMode::Auto,
             model: None,
             context_len: 8192,
+            eight_bit_cache: false,
             models_folder: data_dir.join("models"),
             reserve_bytes: None,
             max_swap_used_ratio: policy.max_swap_used_ratio,
@@ -64,6 +68,11 @@ impl Settings {
             system_prompt: String::new(),
             temperature: None,
         }
+    }
+
+    /// How the engine is to keep keys and values.
+    pub const fn kv_type(&self) -> KvType {
+        if self.eight_bit_cache { KvType::Q8 } else { KvType::Full }
     }
 
     /// The values that make sense, or what is wrong with the others.

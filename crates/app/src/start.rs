@@ -43,6 +43,8 @@ pub struct AppConfig {
     pub nodes: Vec<NodeAddress>,
     /// The offload mode for this run; `None` is the saved one.
     pub offload: Option<OffloadMode>,
+    /// Whether keys and values are kept in 8 bits, for this run; `None` is as saved.
+    pub eight_bit_cache: Option<bool>,
 }
 
 /// Why the application can't start.
@@ -134,6 +136,7 @@ impl App {
         });
         let mut settings = saved_settings(&store, &config.data_dir).map_err(failed)?;
         settings.offload = config.offload.unwrap_or(settings.offload);
+        settings.eight_bit_cache = config.eight_bit_cache.unwrap_or(settings.eight_bit_cache);
         let speeds = Arc::new(Speeds::from_json(store.get_setting("speeds").map_err(failed)?.as_deref()));
         let nodes = saved_nodes(&store, &secrets, &config).map_err(|error| match error {
             SavedNodes::Store(source) => failed(source),

@@ -55,6 +55,9 @@ pub(crate) struct Setup {
     /// Where answers may run; otherwise as saved.
     #[arg(long, value_enum, value_name = "WHERE")]
     pub(crate) offload: Option<Offload>,
+    /// How keys and values are kept for this run; otherwise as saved.
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub(crate) kv_type: Option<KvType>,
     /// Folder of chats, settings and keys.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
@@ -68,6 +71,14 @@ pub(crate) enum Offload {
     Auto,
     /// Always a node.
     Remote,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KvType {
+    /// As the device computes with them.
+    Full,
+    /// In 8 bits: about a third of the memory on a CPU, two thirds on a GPU.
+    Q8,
 }
 
 #[derive(Debug, clap::Args)]
@@ -186,6 +197,7 @@ impl Setup {
                 Offload::Auto => OffloadMode::Auto,
                 Offload::Remote => OffloadMode::Remote,
             }),
+            eight_bit_cache: self.kv_type.map(|kv_type| kv_type == KvType::Q8),
         })
     }
 }

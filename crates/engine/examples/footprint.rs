@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use chat::{Bytes, ChatEvent, ChatRequest, Message, Role, SamplingParams};
-use engine::{EngineConfig, EngineHandle, LoadSpec, device_name, read_header};
+use engine::{EngineConfig, EngineHandle, KvType, LoadSpec, device_name, read_header};
 use futures::StreamExt;
 
 /// Tokens that are written.
@@ -23,7 +23,7 @@ async fn main() -> Result<()> {
     let context_len = if header.context_len == 0 { context_len } else { context_len.min(header.context_len) };
     let engine = EngineHandle::start(EngineConfig { own_footprint: resident, ..EngineConfig::default() });
     let before = resident().context("/proc/self/status, which only Linux has")?;
-    let spec = LoadSpec { path: path.clone(), context_len, cache_budget: None, available: None };
+    let spec = LoadSpec { path: path.clone(), context_len, kv_type: KvType::Full, cache_budget: None, available: None };
     let request = longest_request(&engine, &path, context_len).await?;
     let with_tokenizer = resident().context("the resident size")?;
     let mut stream = engine.chat(spec, request);
@@ -35,7 +35,7 @@ async fn main() -> Result<()> {
     }
     let peak = status(&["VmHWM"]).context("the peak")?;
     let measured = peak.saturating_sub(before);
-    let forecast = header.footprint(context_len);
+    let forecast = header.footprint(context_len, KvType::Full);
     let tokens = usage.map_or(0, |usage| usage.prompt_tokens + usage.completion_tokens);
     println!("{}: {}, {tokens} tokens of {context_len}", path.display(), device_name());
     println!(

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use chat::{ChatEvent, ChatRequest, Message, Role, SamplingParams};
-use engine::{EngineConfig, EngineHandle, LoadSpec, device_name, read_header};
+use engine::{EngineConfig, EngineHandle, KvType, LoadSpec, device_name, read_header};
 use futures::StreamExt;
 
 #[tokio::main]
@@ -19,7 +19,7 @@ async fn main() -> Result<()> {
     let header = read_header(&path)?;
     println!("header {:?}: {} {}", started.elapsed(), header.architecture, header.quantization);
     header.check_supported()?;
-    let footprint = header.footprint(4096);
+    let footprint = header.footprint(4096, KvType::Full);
     println!(
         "{}; predicted at 4096: weights {}, kv cache {}, scratch {}",
         device_name(),
@@ -31,7 +31,8 @@ async fn main() -> Result<()> {
     println!("before the tokenizer: {}", memory());
     engine.count_prompt_tokens(&path, &ask("Hi", SamplingParams::default())).await?;
     println!("with the tokenizer: {}", memory());
-    let spec = LoadSpec { path: path.clone(), context_len: 4096, cache_budget: None, available: None };
+    let spec =
+        LoadSpec { path: path.clone(), context_len: 4096, kv_type: KvType::Full, cache_budget: None, available: None };
     let long = "The tide comes in and the tide goes out, and the gate lets the water pass. ".repeat(repeats);
     for (name, text, max_tokens) in [
         ("cold", "What is 7 times 8?".to_owned(), 16),

@@ -28,8 +28,6 @@ pub struct EngineConfig {
     pub threads: Option<usize>,
     /// Answers that are written at the same time, and conversations whose caches are kept. Default 4.
     pub slots: usize,
-    /// How the caches are kept in memory and on disk.
-    pub kv_type: KvType,
     /// Where the caches of conversations are kept while their model is not in memory; `None` forgets them.
     pub cache_dir: Option<PathBuf>,
     /// What the files there may take in all; the longest unused are removed. Nothing is written where less than twice
@@ -48,7 +46,6 @@ impl Default for EngineConfig {
             idle_unload: None,
             threads: None,
             slots: 4,
-            kv_type: KvType::Full,
             cache_dir: None,
             cache_dir_limit: Bytes(1 << 30),
             wiring: None,
@@ -64,6 +61,8 @@ pub struct LoadSpec {
     pub path: PathBuf,
     /// Tokens of prompt and answer together; never more than the model was trained for.
     pub context_len: usize,
+    /// How the cache is kept, in memory and on disk.
+    pub kv_type: KvType,
     /// What the caches of all answers that run together may take; more requests than that wait. `None` is no limit.
     pub cache_budget: Option<Bytes>,
     /// What the model and its cache may take in all, what they hold already included: a larger footprint is refused before
@@ -134,7 +133,7 @@ impl EngineHandle {
             // Fails where the pool exists already, which is documented.
             let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
         }
-        let shared = Arc::new(Shared::new(config.kv_type));
+        let shared = Arc::new(Shared::default());
         let (front, requests) = sync_channel(MOST_WAITING);
         let (commands, received) = sync_channel(MOST_WAITING);
         let worker = Worker::new(shared.clone(), config, loader);
@@ -283,6 +282,7 @@ fn prepare_job(
         text,
         prompt,
         context_len,
+        kv_type: model.kv_type,
         cache_budget: model.cache_budget,
         sampling,
         sampler,
@@ -296,7 +296,8 @@ fn prepare_job(
 /// Refuses a model that takes more than there is, before so much as its tokenizer is read.
 fn check_fits(shared: &Shared, model: &LoadSpec) -> Result<(), LoadError> {
     let Some(available) = model.available else { return Ok(()) };
-    let needed = |header: &ModelHeader| header.footprint(header.usable_context(model.context_len)).total();
+    let needed =
+        |header: &ModelHeader| header.footprint(header.usable_context(model.context_len), model.kv_type).total();
     let needed = match shared.texts.known(&model.path)? {
         Some(text) => needed(&text.header),
         None => needed(&read_header(&model.path)?),
@@ -353,6 +354,7 @@ mod tests {
         let spec = LoadSpec {
             path: tiny_model(1).write(folder.path(), "m.gguf").unwrap(),
             context_len: 64,
+            kv_type: KvType::Full,
             cache_budget: None,
             available: None,
         };

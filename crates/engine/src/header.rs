@@ -32,8 +32,6 @@ pub struct ModelHeader {
     pub license: Option<String>,
     /// Whether the file brings a chat template; without one, ChatML is used.
     pub has_chat_template: bool,
-    /// How its caches are to be kept: what is predicted of memory is for this. [`KvType::Full`] unless it is set.
-    pub kv_type: KvType,
     vocabulary: u64,
     /// What the layouts in which the device holds the weights take beyond the file's.
     repacked_bytes: u64,
@@ -109,7 +107,6 @@ impl ModelHeader {
                 .unwrap_or(0),
             license: text("general.license.name").or_else(|| text("general.license")),
             has_chat_template: metadata.get("tokenizer.chat_template").is_some(),
-            kv_type: KvType::Full,
             vocabulary: metadata.array("tokenizer.ggml.tokens").map_or(0, |tokens| tokens.len() as u64),
             repacked_bytes,
             touched_bytes,
@@ -124,11 +121,11 @@ impl ModelHeader {
         if self.context_len == 0 { context_len } else { context_len.min(self.context_len) }
     }
 
-    /// The memory that this model takes with a context of `context_len` tokens.
-    pub fn footprint(&self, context_len: usize) -> Footprint {
-        let kv_cache = self.spec.as_ref().map_or(0, |spec| spec.cache_bytes(context_len, self.kv_type));
+    /// The memory that this model takes with a context of `context_len` tokens, kept so.
+    pub fn footprint(&self, context_len: usize, kv_type: KvType) -> Footprint {
+        let kv_cache = self.spec.as_ref().map_or(0, |spec| spec.cache_bytes(context_len, kv_type));
         let activations = self.spec.as_ref().map_or(0, |spec| spec.activation_bytes(context_len));
-        let unpacked = self.spec.as_ref().map_or(0, |spec| spec.unpacked_bytes(context_len, self.kv_type));
+        let unpacked = self.spec.as_ref().map_or(0, |spec| spec.unpacked_bytes(context_len, kv_type));
         // Of a prompt only the last position gets logits, which exist as candidates too.
         let logits = self.vocabulary.saturating_mul(16);
         // Measured on the starter model: 22 MB for 151,936 words, the part of the file that they stand in included.
@@ -149,13 +146,13 @@ impl ModelHeader {
     }
 
     /// What one more token of a long sequence takes in the cache.
-    pub fn kv_bytes_per_token(&self) -> Bytes {
-        Bytes(self.spec.as_ref().map_or(0, |spec| spec.kv_bytes_per_token(self.kv_type)))
+    pub fn kv_bytes_per_token(&self, kv_type: KvType) -> Bytes {
+        Bytes(self.spec.as_ref().map_or(0, |spec| spec.kv_bytes_per_token(kv_type)))
     }
 
     /// What a sequence takes in the cache however long it is: attention windows and recurrent states.
-    pub fn state_bytes(&self) -> Bytes {
-        Bytes(self.spec.as_ref().map_or(0, |spec| spec.state_bytes(self.kv_type)))
+    pub fn state_bytes(&self, kv_type: KvType) -> Bytes {
+        Bytes(self.spec.as_ref().map_or(0, |spec| spec.state_bytes(kv_type)))
     }
 
     /// Whether this version can run the model.

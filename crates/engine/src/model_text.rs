@@ -5,7 +5,6 @@ use std::time::SystemTime;
 use chat::{ChatRequest, OutputConstraint, SamplingParams};
 
 use crate::answer_text::{AnswerFormat, AnswerText, Tools};
-use crate::device::KvType;
 use crate::gguf::Gguf;
 use crate::header::ModelHeader;
 use crate::model_files::model_files;
@@ -43,11 +42,10 @@ pub(crate) struct Prompt {
 }
 
 impl ModelText {
-    fn load(path: &Path, kv_type: KvType) -> Result<Self, LoadError> {
+    fn load(path: &Path) -> Result<Self, LoadError> {
         let version = FileVersion::of(path)?;
         let gguf = Gguf::open(path)?;
-        let mut header = ModelHeader::from_gguf(&gguf)?;
-        header.kv_type = kv_type;
+        let header = ModelHeader::from_gguf(&gguf)?;
         header.check_supported()?;
         let tokenizer = Tokenizer::load(&gguf)?;
         let source = gguf.metadata().text("tokenizer.chat_template");
@@ -130,8 +128,8 @@ impl FileVersion {
 }
 
 /// The texts of the models that were used last.
+#[derive(Default)]
 pub(crate) struct TextCache {
-    kv_type: KvType,
     entries: Mutex<Vec<(PathBuf, Arc<ModelText>)>>,
 }
 
@@ -139,18 +137,13 @@ pub(crate) struct TextCache {
 const MOST_TEXTS: usize = 2;
 
 impl TextCache {
-    /// Of an engine that keeps its caches so.
-    pub(crate) const fn new(kv_type: KvType) -> Self {
-        Self { kv_type, entries: Mutex::new(Vec::new()) }
-    }
-
     /// The text part of the model in the file at `path`, read anew where the file has changed.
     pub(crate) fn get(&self, path: &Path) -> Result<Arc<ModelText>, LoadError> {
         if let Some(text) = self.known(path)? {
             return Ok(text);
         }
         // Not under the lock: it takes a good part of a second.
-        let text = Arc::new(ModelText::load(path, self.kv_type)?);
+        let text = Arc::new(ModelText::load(path)?);
         let mut entries = self.lock();
         entries.retain(|(known, _)| known != path);
         entries.push((path.to_owned(), text.clone()));
@@ -190,8 +183,7 @@ mod tests {
 
     fn load() -> ModelText {
         let folder = tempfile::tempdir().unwrap();
-        ModelText::load(&tiny_model_with(1, TEMPLATE, &MARKS).write(folder.path(), "m.gguf").unwrap(), KvType::Full)
-            .unwrap()
+        ModelText::load(&tiny_model_with(1, TEMPLATE, &MARKS).write(folder.path(), "m.gguf").unwrap()).unwrap()
     }
 
     fn ask(text: &str, tools: &[Tool]) -> ChatRequest {

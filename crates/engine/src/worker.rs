@@ -48,6 +48,7 @@ pub(crate) struct Job {
     pub(crate) text: Arc<ModelText>,
     pub(crate) prompt: Prompt,
     pub(crate) context_len: usize,
+    pub(crate) kv_type: KvType,
     /// What the caches of all answers together may take; `None` is no limit.
     pub(crate) cache_budget: Option<Bytes>,
     pub(crate) sampling: SamplingParams,
@@ -62,25 +63,13 @@ pub(crate) struct Job {
 }
 
 /// What the threads and the handles share.
+#[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) loaded: Mutex<Option<LoadedModel>>,
     pub(crate) unloaded: watch::Sender<Option<Unloaded>>,
     pub(crate) texts: TextCache,
     pub(crate) waiting: Arc<AtomicUsize>,
     pub(crate) stopping: AtomicBool,
-}
-
-impl Shared {
-    /// Nothing is loaded yet.
-    pub(crate) fn new(kv_type: KvType) -> Self {
-        Self {
-            loaded: Mutex::default(),
-            unloaded: watch::Sender::default(),
-            texts: TextCache::new(kv_type),
-            waiting: Arc::default(),
-            stopping: AtomicBool::new(false),
-        }
-    }
 }
 
 /// A place in the queue, given back when it is dropped.
@@ -129,6 +118,7 @@ enum Waiting {
 /// The model that is in memory, and what it runs.
 struct Resident {
     text: Arc<ModelText>,
+    kv_type: KvType,
     wired: Option<WiredWeights>,
     model: Box<dyn Model>,
     running: Vec<Running>,
@@ -300,11 +290,11 @@ impl Worker {
         let Some(resident) = self.resident.as_mut().filter(|resident| !resident.running.is_empty()) else {
             return true;
         };
-        if !resident.text.is_same_file(&job.text) || resident.running.len() >= self.most_slots {
+        if !resident.is_for(job) || resident.running.len() >= self.most_slots {
             return false;
         }
         let Some(budget) = job.cache_budget else { return true };
-        let of = |job: &Job| job.text.header.footprint(job.context_len).kv_cache.0;
+        let of = |job: &Job| job.text.header.footprint(job.context_len, job.kv_type).kv_cache.0;
         let needed: u64 = resident.running.iter().map(|running| of(&running.job)).sum::<u64>().saturating_add(of(job));
         while needed.saturating_add(resident.free.allocated().0) > budget.0 && resident.free.forget_one() {}
         needed <= budget.0
@@ -320,7 +310,7 @@ impl Worker {
         resident.recall(&job, most_slots);
         let room_for_more = resident.running.len() + resident.free.len() < most_slots;
         let in_use = resident.running.iter().map(|running| &running.slot);
-        let empty = || resident.model.new_cache(job.text.header.kv_type);
+        let empty = || resident.model.new_cache(job.kv_type);
         let slot = resident.free.take(empty, prompt, in_use, room_for_more)?;
         let cached = slot.len();
         job.progress(Progress::Prefill { done: cached, total: job.prompt.tokens.len() });
@@ -331,7 +321,7 @@ impl Worker {
 
     /// The model that the job asks for, loaded where it isn't.
     fn resident_for(&mut self, job: &Job) -> Result<&mut Resident, GenerateError> {
-        if self.resident.as_ref().is_none_or(|resident| !resident.text.is_same_file(&job.text)) {
+        if self.resident.as_ref().is_none_or(|resident| !resident.is_for(job)) {
             // First out, then in: two models at once may not fit.
             self.unload(Some(&job.text));
             let mut on_progress = |done, total| job.progress(Progress::Loading { done, total });
@@ -339,15 +329,15 @@ impl Worker {
             let pieces = self.wiring.as_ref().and_then(|wiring| Some((wiring, in_use.pieces(&device::open())?)));
             let wired = pieces.map(|(wiring, pieces)| WiredWeights::new(wiring, pieces));
             let text = job.text.clone();
-            let saved = self.cache_folder.as_ref().map(|folder| folder.of_model(&text.gguf, text.header.kv_type));
+            let saved = self.cache_folder.as_ref().map(|folder| folder.of_model(&text.gguf, job.kv_type));
             let (running, free) = (Vec::new(), FreeSlots::default());
-            self.resident = Some(Resident { text, wired, model, running, free, saved });
+            self.resident = Some(Resident { text, kv_type: job.kv_type, wired, model, running, free, saved });
         }
         let header = &job.text.header;
         let loaded = LoadedModel {
             path: PathBuf::from(&header.path),
             context_len: job.context_len,
-            footprint: header.footprint(job.context_len),
+            footprint: header.footprint(job.context_len, job.kv_type),
         };
         *self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(loaded);
         Ok(self.resident.as_mut().expect("it was set above"))
@@ -382,10 +372,8 @@ impl Worker {
         }
         if let Some(resident) = &mut self.resident {
             resident.free = FreeSlots::default();
-            resident.saved = self
-                .cache_folder
-                .as_ref()
-                .map(|folder| folder.of_model(&resident.text.gguf, resident.text.header.kv_type));
+            resident.saved =
+                self.cache_folder.as_ref().map(|folder| folder.of_model(&resident.text.gguf, resident.kv_type));
         }
     }
 
@@ -400,6 +388,11 @@ impl Worker {
 }
 
 impl Resident {
+    /// Whether it is the model that the job asks for, with its caches kept as the job wants them.
+    fn is_for(&self, job: &Job) -> bool {
+        self.text.is_same_file(&job.text) && self.kv_type == job.kv_type
+    }
+
     /// Takes a cache out of its file where it has clearly more of the job's prompt than any slot; it becomes a free
     /// slot.
     fn recall(&mut self, job: &Job, most_slots: usize) {
@@ -408,7 +401,7 @@ impl Resident {
         let slots = self.running.iter().map(|running| &running.slot).chain(self.free.iter());
         let in_memory = slots.map(|slot| slot.common_prefix(prompt)).max().unwrap_or(0);
         let least = in_memory + LEAST_SAVED;
-        let empty = || self.model.new_cache(job.text.header.kv_type);
+        let empty = || self.model.new_cache(job.kv_type);
         let recalled = saved.recall(prompt, least, job.context_len, empty);
         let Some((sequence, cache)) = recalled else { return };
         if self.running.len() + self.free.len() >= most_slots {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chat::{Bytes, ChatEvent, ChatRequest, Message, Role, SamplingParams};
-use engine::{EngineConfig, EngineHandle, Footprint, LoadSpec, Wiring, read_header};
+use engine::{EngineConfig, EngineHandle, Footprint, KvType, LoadSpec, Wiring, read_header};
 use futures::StreamExt;
 
 const CONTEXT: usize = 1024;
@@ -45,7 +45,8 @@ async fn answer(engine: &EngineHandle, tokens: usize) -> Bytes {
         sampling: SamplingParams { temperature: Some(0.0), max_tokens: Some(tokens), ..SamplingParams::default() },
         ..ChatRequest::default()
     };
-    let spec = LoadSpec { path: starter(), context_len: CONTEXT, cache_budget: None, available: None };
+    let spec =
+        LoadSpec { path: starter(), context_len: CONTEXT, kv_type: KvType::Full, cache_budget: None, available: None };
     let mut stream = engine.chat(spec, request);
     let mut most = Bytes::ZERO;
     while let Some(event) = stream.next().await {
@@ -80,7 +81,7 @@ async fn memory_is_as_predicted_and_comes_back() {
 
     assert_eq!(answer(&engine, 16).await, Bytes::ZERO, "without a budget nothing is locked");
     let measured = status(&["VmHWM"]).unwrap().saturating_sub(before);
-    let forecast = read_header(&starter()).unwrap().footprint(CONTEXT);
+    let forecast = read_header(&starter()).unwrap().footprint(CONTEXT, KvType::Full);
     let ratio = forecast.total().0 as f64 / measured.0 as f64;
     println!("predicted {}, measured {measured}: {ratio:.3}", forecast.total());
     assert!((0.95..1.05).contains(&ratio), "predicted {forecast:?}, measured {measured}");

@@ -66,11 +66,11 @@ impl Oracle {
             self.model.logits(&mut [(&self.tokens, &mut sequence)])?;
             sequence.checkpoint();
         }
-        self.compare_size(&sequence)
+        self.compare_size(&sequence, KvType::Full)
     }
 
-    fn compare_size(&self, sequence: &EvaluatedSequence) -> anyhow::Result<()> {
-        let (predicted, found) = (self.header.footprint(sequence.len()).kv_cache, sequence.allocated());
+    fn compare_size(&self, sequence: &EvaluatedSequence, kv_type: KvType) -> anyhow::Result<()> {
+        let (predicted, found) = (self.header.footprint(sequence.len(), kv_type).kv_cache, sequence.allocated());
         ensure!(predicted == found, "{predicted} predicted, {found} allocated");
         Ok(())
     }
@@ -78,7 +78,6 @@ impl Oracle {
     /// With keys and values in 8 bits: how far the logits of each position are off at most, in standard deviations of
     /// them, in order of size; and for which share of the positions the same token is the best.
     fn measure_eight_bits(&mut self) -> anyhow::Result<(Vec<f32>, f32)> {
-        self.header.kv_type = KvType::Q8;
         let mut sequence = self.model.sequence(KvType::Q8);
         let (mut differences, mut alike) = (Vec::new(), 0);
         // Token by token, so that everything but a token itself comes out of the cache.
@@ -91,7 +90,7 @@ impl Oracle {
             sequence.checkpoint();
             self.model.logits(&mut [(&self.tokens, &mut sequence)])?;
         }
-        self.compare_size(&sequence).context("size of the cache")?;
+        self.compare_size(&sequence, KvType::Q8).context("size of the cache")?;
         differences.sort_by(f32::total_cmp);
         Ok((differences, alike as f32 / self.tokens.len() as f32))
     }

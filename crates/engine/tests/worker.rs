@@ -15,7 +15,7 @@ use testkit::gguf::tiny_model;
 
 fn spec(folder: &Path, seed: u64) -> LoadSpec {
     let path = tiny_model(seed).write(folder, &format!("tiny-{seed}.gguf")).unwrap();
-    LoadSpec { path, context_len: 512, cache_budget: None, available: None }
+    LoadSpec { path, context_len: 512, kv_type: KvType::Full, cache_budget: None, available: None }
 }
 
 fn request(text: &str, sampling: SamplingParams) -> ChatRequest {
@@ -108,7 +108,7 @@ async fn a_budget_for_one_cache_runs_one_answer_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let engine = EngineHandle::start(EngineConfig::default());
     let spec = spec(folder.path(), 1);
-    let one = engine::read_header(&spec.path).unwrap().footprint(512).kv_cache;
+    let one = engine::read_header(&spec.path).unwrap().footprint(512, KvType::Full).kv_cache;
     let spec = LoadSpec { cache_budget: Some(one), ..spec };
     let mut first = engine.chat(spec.clone(), request("Hi", sampled(1, 200)));
     let second = engine.chat(spec, request("Ho", sampled(1, 3)));
@@ -160,7 +160,7 @@ async fn a_model_larger_than_what_is_available_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let engine = EngineHandle::start(EngineConfig::default());
     let (small, large) = (spec(folder.path(), 1), spec(folder.path(), 2));
-    let needed = engine::read_header(&large.path).unwrap().footprint(512).total();
+    let needed = engine::read_header(&large.path).unwrap().footprint(512, KvType::Full).total();
     let with = |available| LoadSpec { available: Some(available), ..large.clone() };
     read(engine.chat(small.clone(), request("Hi", sampled(1, 3)))).await.unwrap();
     match read(engine.chat(with(Bytes(needed.0 - 1)), request("Hi", sampled(1, 3)))).await {
@@ -206,8 +206,13 @@ async fn an_answer_ends_where_the_context_does() {
 async fn a_missing_or_broken_file_is_an_error_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let engine = EngineHandle::start(EngineConfig::default());
-    let missing =
-        LoadSpec { path: PathBuf::from("/nowhere/model.gguf"), context_len: 64, cache_budget: None, available: None };
+    let missing = LoadSpec {
+        path: PathBuf::from("/nowhere/model.gguf"),
+        context_len: 64,
+        kv_type: KvType::Full,
+        cache_budget: None,
+        available: None,
+    };
     let error = read(engine.chat(missing, request("Hi", sampled(1, 3)))).await.unwrap_err();
     assert!(matches!(error, GenerateError::Load(LoadError::Read { .. })), "{error}");
     let whole = spec(folder.path(), 1);
@@ -376,19 +381,20 @@ async fn a_conversation_survives_its_model_being_unloaded() {
 
 /// Its forecast is smaller, and caches on disk are told from those in full.
 #[tokio::test]
-async fn an_engine_keeps_its_caches_in_eight_bits() {
+async fn caches_are_kept_in_eight_bits_where_asked_for() {
     let folder = tempfile::tempdir().unwrap();
-    let spec = spec(folder.path(), 1);
-    let (mut header, long) = (engine::read_header(&spec.path).unwrap(), "what was asked, at length. ".repeat(12));
-    for (kv_type, cached) in [(KvType::Full, false), (KvType::Q8, false), (KvType::Q8, true)] {
-        let cache_dir = Some(folder.path().join("caches"));
-        let engine = EngineHandle::start(EngineConfig { kv_type, cache_dir, ..EngineConfig::default() });
+    let engine =
+        EngineHandle::start(EngineConfig { cache_dir: Some(folder.path().join("caches")), ..EngineConfig::default() });
+    let full = spec(folder.path(), 1);
+    let packed = LoadSpec { kv_type: KvType::Q8, ..full.clone() };
+    let (header, long) = (engine::read_header(&full.path).unwrap(), "what was asked, at length. ".repeat(12));
+    // Each is unloaded for the next, and finds its own caches again.
+    for (spec, cached) in [(&full, false), (&packed, false), (&full, true), (&packed, true)] {
         let (_, finish) = read(engine.chat(spec.clone(), request(&long, sampled(1, 10)))).await.unwrap();
-        assert_eq!(finish.usage.unwrap().cached_tokens > 256, cached, "{kv_type:?}");
-        header.kv_type = kv_type;
-        assert_eq!(engine.loaded().unwrap().footprint, header.footprint(512));
-        engine.shutdown().await;
+        assert_eq!(finish.usage.unwrap().cached_tokens > 256, cached, "{:?}", spec.kv_type);
+        assert_eq!(engine.loaded().unwrap().footprint, header.footprint(512, spec.kv_type));
     }
-    let in_full = engine::read_header(&spec.path).unwrap().footprint(512).kv_cache;
-    assert!(header.footprint(512).kv_cache.0 * 3 < in_full.0);
+    engine.shutdown().await;
+    let [packed, full] = [KvType::Q8, KvType::Full].map(|kv_type| header.footprint(512, kv_type).kv_cache);
+    assert!(packed.0 * 3 < full.0);
 }

@@ -173,7 +173,7 @@ impl ModelDto {
 
 impl FitDto {
     fn new(app: &App, header: &ModelHeader, fit: Fit) -> Self {
-        let footprint = header.footprint(fit.context_len);
+        let footprint = header.footprint(fit.context_len, app.settings().kv_type());
         let memory = app.watch_vitals().borrow().snapshot.memory;
         Self {
             verdict: match fit.verdict {

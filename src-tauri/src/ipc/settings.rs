@@ -16,6 +16,7 @@ pub(crate) struct SettingsDto {
     offload: OffloadDto,
     model: Option<String>,
     context_len: usize,
+    eight_bit_cache: bool,
     models_folder: String,
     reserve_bytes: u64,
     #[specta(type = Number)]
@@ -78,6 +79,7 @@ impl SettingsDto {
             offload: settings.offload.into(),
             model: settings.model,
             context_len: settings.context_len,
+            eight_bit_cache: settings.eight_bit_cache,
             models_folder: settings.models_folder.to_string_lossy().into_owned(),
             reserve_bytes: reserve.0,
             max_swap_used_ratio: settings.max_swap_used_ratio,
@@ -105,6 +107,7 @@ impl SettingsDto {
             offload: self.offload.into(),
             model: self.model,
             context_len: self.context_len,
+            eight_bit_cache: self.eight_bit_cache,
             models_folder: self.models_folder.into(),
             reserve_bytes: (self.reserve_bytes != default_reserve.0).then_some(self.reserve_bytes),
             max_swap_used_ratio: self.max_swap_used_ratio,

@@ -246,6 +246,7 @@ export type SettingsDto = {
 	offload: OffloadDto,
 	model: string | null,
 	contextLen: number,
+	eightBitCache: boolean,
 	modelsFolder: string,
 	reserveBytes: number,
 	maxSwapUsedRatio: number,

@@ -39,7 +39,7 @@ fn a_model_in_parts_is_the_same_model_whichever_part_is_opened() {
         header.check_supported().unwrap();
         assert_eq!((&header.path, &header.files), (&parts[0], &parts));
         assert_eq!((header.weight_bytes, header.parameters), (whole.weight_bytes, whole.parameters));
-        assert_eq!(header.footprint(512), whole.footprint(512));
+        assert_eq!(header.footprint(512, KvType::Full), whole.footprint(512, KvType::Full));
         let bytes: u64 = parts.iter().map(|path| path.metadata().unwrap().len()).sum();
         assert_eq!(header.file_bytes.0, bytes);
     }
@@ -150,7 +150,7 @@ proptest! {
                     prop_assert!(tensor.start + tensor.bytes <= gguf.parts[tensor.part].map.len());
                 }
                 let header = crate::header::ModelHeader::from_gguf(&gguf);
-                let _ = header.map(|header| header.footprint(usize::MAX >> 1).total());
+                let _ = header.map(|header| header.footprint(usize::MAX >> 1, KvType::Full).total());
                 let _ = crate::models::load(&gguf, &Device::Cpu, &mut |_, _| {});
             }
         }

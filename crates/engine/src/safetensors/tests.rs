@@ -54,7 +54,7 @@ fn a_folder_is_the_model_that_its_gguf_is() {
         assert_eq!((header.parameters, header.weight_bytes), (same.parameters, same.weight_bytes));
         assert_eq!((header.context_len, header.quantization.as_str()), (same.context_len, "F32"));
         assert!(header.has_chat_template);
-        assert_eq!(header.footprint(512), same.footprint(512));
+        assert_eq!(header.footprint(512, crate::KvType::Full), same.footprint(512, crate::KvType::Full));
         let on_disk: u64 = header.files.iter().map(|file| file.metadata().unwrap().len()).sum();
         assert_eq!(header.file_bytes.0, on_disk);
         let (ours, theirs) = (logits(folder), logits(&gguf));
@@ -260,7 +260,8 @@ fn the_template_is_the_one_that_is_named_default() {
 /// Loads what can be loaded of a folder.
 fn use_all(folder: &Path) {
     let Ok(gguf) = Gguf::open(folder) else { return };
-    let _ = crate::header::ModelHeader::from_gguf(&gguf).map(|header| header.footprint(usize::MAX >> 1).total());
+    let _ = crate::header::ModelHeader::from_gguf(&gguf)
+        .map(|header| header.footprint(usize::MAX >> 1, crate::KvType::Full).total());
     let _ = Tokenizer::load(&gguf);
     let mut ignore = |_, _| {};
     let mut weights = Weights::new(&gguf, &Device::Cpu, &mut ignore);
