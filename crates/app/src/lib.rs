@@ -27,7 +27,7 @@ use std::sync::Arc;
 pub use chat;
 pub use completion::Completion;
 pub use decision_record::{AlternativeRecord, DecisionRecord, ReadingRecord, decision_of};
-pub use engine::{Footprint, ModelHeader, Perplexity, device_name};
+pub use engine::{Footprint, KvType, ModelHeader, Perplexity, device_name};
 pub use error::{AppError, ErrorCode};
 pub use library::AddHow;
 pub use model_list::{ModelEntry, ModelOrigin};

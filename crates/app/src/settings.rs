@@ -17,8 +17,9 @@ pub struct Settings {
     pub model: Option<String>,
     /// The context a model is loaded with, in tokens, where the model and the memory allow it.
     pub context_len: usize,
-    /// Whether keys and values are kept in 8 bits: see [`KvType::Q8`].
-    pub eight_bit_cache: bool,
+    /// How the engine keeps keys and values; `None` is as the device computes with them.
+    #[serde(with = "kv_type_name")]
+    pub kv_type: Option<KvType>,
     /// The user's own folder of models, beside those given at start.
     pub models_folder: PathBuf,
     /// Memory that is never given to a model, in bytes; `None` is the policy's own default for this machine.
@@ -58,7 +59,7 @@ impl Settings {
             offload: OffloadMode::Auto,
             model: None,
             context_len: 8192,
-            eight_bit_cache: false,
+            kv_type: None,
             models_folder: data_dir.join("models"),
             reserve_bytes: None,
             max_swap_used_ratio: policy.max_swap_used_ratio,
@@ -71,8 +72,8 @@ impl Settings {
     }
 
     /// How the engine is to keep keys and values.
-    pub const fn kv_type(&self) -> KvType {
-        if self.eight_bit_cache { KvType::Q8 } else { KvType::Full }
+    pub fn kv_type(&self) -> KvType {
+        self.kv_type.unwrap_or_default()
     }
 
     /// The values that make sense, or what is wrong with the others.
@@ -131,6 +132,30 @@ mod offload_name {
             "remote" => OffloadMode::Remote,
             // A name of a newer version falls back to the mode that keeps everything on this machine.
             _ => OffloadMode::LocalOnly,
+        })
+    }
+}
+
+mod kv_type_name {
+    use engine::KvType;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
+    pub(super) fn serialize<S: Serializer>(kv_type: &Option<KvType>, serializer: S) -> Result<S::Ok, S::Error> {
+        let name = kv_type.map(|kv_type| match kv_type {
+            KvType::F32 => "f32",
+            KvType::F16 => "f16",
+            KvType::Q8 => "q8",
+        });
+        name.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<KvType>, D::Error> {
+        Ok(match Option::<String>::deserialize(deserializer)?.as_deref() {
+            Some("f32") => Some(KvType::F32),
+            Some("f16") => Some(KvType::F16),
+            Some("q8") => Some(KvType::Q8),
+            _ => None,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::{EngineConfig, EngineHandle, Unloaded, Wiring};
+use engine::{EngineConfig, EngineHandle, KvType, Unloaded, Wiring};
 use nodes::NodeAddress;
 use notify::RecommendedWatcher;
 use routing::{OffloadMode, Policy, may_wire};
@@ -43,8 +43,8 @@ pub struct AppConfig {
     pub nodes: Vec<NodeAddress>,
     /// The offload mode for this run; `None` is the saved one.
     pub offload: Option<OffloadMode>,
-    /// Whether keys and values are kept in 8 bits, for this run; `None` is as saved.
-    pub eight_bit_cache: Option<bool>,
+    /// How keys and values are kept in this run; `None` is as saved.
+    pub kv_type: Option<KvType>,
 }
 
 /// Why the application can't start.
@@ -136,7 +136,7 @@ impl App {
         });
         let mut settings = saved_settings(&store, &config.data_dir).map_err(failed)?;
         settings.offload = config.offload.unwrap_or(settings.offload);
-        settings.eight_bit_cache = config.eight_bit_cache.unwrap_or(settings.eight_bit_cache);
+        settings.kv_type = config.kv_type.or(settings.kv_type);
         let speeds = Arc::new(Speeds::from_json(store.get_setting("speeds").map_err(failed)?.as_deref()));
         let nodes = saved_nodes(&store, &secrets, &config).map_err(|error| match error {
             SavedNodes::Store(source) => failed(source),

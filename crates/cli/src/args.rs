@@ -75,9 +75,11 @@ pub(crate) enum Offload {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum KvType {
-    /// As the device computes with them.
-    Full,
-    /// In 8 bits: about a third of the memory on a CPU, two thirds on a GPU.
+    /// As they are computed.
+    F32,
+    /// Rounded to half the memory.
+    F16,
+    /// In 8 bits, where the model allows it.
     Q8,
 }
 
@@ -197,7 +199,11 @@ impl Setup {
                 Offload::Auto => OffloadMode::Auto,
                 Offload::Remote => OffloadMode::Remote,
             }),
-            eight_bit_cache: self.kv_type.map(|kv_type| kv_type == KvType::Q8),
+            kv_type: self.kv_type.map(|kv_type| match kv_type {
+                KvType::F32 => app::KvType::F32,
+                KvType::F16 => app::KvType::F16,
+                KvType::Q8 => app::KvType::Q8,
+            }),
         })
     }
 }

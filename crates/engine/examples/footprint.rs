@@ -23,7 +23,8 @@ async fn main() -> Result<()> {
     let context_len = if header.context_len == 0 { context_len } else { context_len.min(header.context_len) };
     let engine = EngineHandle::start(EngineConfig { own_footprint: resident, ..EngineConfig::default() });
     let before = resident().context("/proc/self/status, which only Linux has")?;
-    let spec = LoadSpec { path: path.clone(), context_len, kv_type: KvType::Full, cache_budget: None, available: None };
+    let spec =
+        LoadSpec { path: path.clone(), context_len, kv_type: KvType::DEVICE, cache_budget: None, available: None };
     let request = longest_request(&engine, &path, context_len).await?;
     let with_tokenizer = resident().context("the resident size")?;
     let mut stream = engine.chat(spec, request);
@@ -35,7 +36,7 @@ async fn main() -> Result<()> {
     }
     let peak = status(&["VmHWM"]).context("the peak")?;
     let measured = peak.saturating_sub(before);
-    let forecast = header.footprint(context_len, KvType::Full);
+    let forecast = header.footprint(context_len, KvType::DEVICE);
     let tokens = usage.map_or(0, |usage| usage.prompt_tokens + usage.completion_tokens);
     println!("{}: {}, {tokens} tokens of {context_len}", path.display(), device_name());
     println!(

@@ -19,7 +19,7 @@ async fn main() -> Result<()> {
     let header = read_header(&path)?;
     println!("header {:?}: {} {}", started.elapsed(), header.architecture, header.quantization);
     header.check_supported()?;
-    let footprint = header.footprint(4096, KvType::Full);
+    let footprint = header.footprint(4096, KvType::DEVICE);
     println!(
         "{}; predicted at 4096: weights {}, kv cache {}, scratch {}",
         device_name(),
@@ -31,8 +31,13 @@ async fn main() -> Result<()> {
     println!("before the tokenizer: {}", memory());
     engine.count_prompt_tokens(&path, &ask("Hi", SamplingParams::default())).await?;
     println!("with the tokenizer: {}", memory());
-    let spec =
-        LoadSpec { path: path.clone(), context_len: 4096, kv_type: KvType::Full, cache_budget: None, available: None };
+    let spec = LoadSpec {
+        path: path.clone(),
+        context_len: 4096,
+        kv_type: KvType::DEVICE,
+        cache_budget: None,
+        available: None,
+    };
     let long = "The tide comes in and the tide goes out, and the gate lets the water pass. ".repeat(repeats);
     for (name, text, max_tokens) in [
         ("cold", "What is 7 times 8?".to_owned(), 16),

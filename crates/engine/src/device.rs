@@ -9,25 +9,34 @@ use crate::gguf::{Packing, TensorInfo};
 
 const IS_FOR_GPU: bool = cfg!(any(feature = "metal", feature = "cuda"));
 
-/// How keys and values are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How keys and values are kept. The default is what the device computes fastest with: f32 on the CPU, f16 on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvType {
-    /// As the device computes with them: f32 on the CPU, f16 on a GPU.
-    #[default]
-    Full,
-    /// In 8 bits with a scale for each 32: 28 % of the memory on the CPU, and 56 % on a GPU. Keys with a bias (Qwen2,
-    /// gpt-oss) take 16 bits; keys that are values too (latent attention, DeepSeek V4) stay as they are.
+    /// As they are computed.
+    F32,
+    /// Rounded to half the memory.
+    F16,
+    /// In 8 bits with a scale for each 32: 28 % of f32, 56 % of f16. Keys with a bias (Qwen2, gpt-oss), and keys that are
+    /// values too (latent attention, DeepSeek V4), are kept as f16.
     Q8,
 }
 
-/// [`kv_dtype`] of the device that this build is for.
-pub(crate) const KV_DTYPE: DType = if IS_FOR_GPU { DType::F16 } else { DType::F32 };
+impl KvType {
+    /// The default.
+    pub const DEVICE: Self = if IS_FOR_GPU { Self::F16 } else { Self::F32 };
 
-/// The type of stored keys and values on `device`.
-pub(crate) const fn kv_dtype(device: &Device) -> DType {
-    match device {
-        Device::Cpu => DType::F32,
-        Device::Cuda(_) | Device::Metal(_) => DType::F16,
+    /// How numbers are kept that this type doesn't pack.
+    pub(crate) const fn unpacked(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 | Self::Q8 => DType::F16,
+        }
+    }
+}
+
+impl Default for KvType {
+    fn default() -> Self {
+        Self::DEVICE
     }
 }
 
@@ -38,7 +47,7 @@ pub(crate) fn cache_format(device: &Device, kv_type: KvType) -> String {
         Device::Cuda(_) => "cuda",
         Device::Metal(_) => "metal",
     };
-    format!("{} {kind} {} {kv_type:?}", env!("CARGO_PKG_VERSION"), kv_dtype(device).as_str())
+    format!("{} {kind} {kv_type:?}", env!("CARGO_PKG_VERSION"))
 }
 
 /// The device that this build computes on: the GPU it was built for where there is one, else the CPU. Opened once.

@@ -354,7 +354,7 @@ mod tests {
         let spec = LoadSpec {
             path: tiny_model(1).write(folder.path(), "m.gguf").unwrap(),
             context_len: 64,
-            kv_type: KvType::Full,
+            kv_type: KvType::DEVICE,
             cache_budget: None,
             available: None,
         };

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 pub(crate) use compressed::{Blocks, Compressed, CompressedTail, SLACK};
 use kernels::KvLayer;
 
-use crate::device::{self, KvType};
+use crate::device::KvType;
 use crate::spec::{MixerSpec, StateShape};
 
 /// Tokens by which a cache grows: large enough that copying is rare, small enough that a short chat stays small.
@@ -80,8 +80,7 @@ impl LayerState {
     /// An empty one for a layer of the decoder.
     pub(crate) fn new(mixer: &MixerSpec, hidden: usize, kv_type: KvType, device: &Device) -> Self {
         if let Some(shape) = mixer.kv_shape() {
-            let format = mixer.kv_format(kv_type, device::kv_dtype(device));
-            Self::Tokens(KvLayer::new(shape, GROWTH_STEP, format, device))
+            Self::Tokens(KvLayer::new(shape, GROWTH_STEP, mixer.kv_format(kv_type), device))
         } else if let Some(shape) = mixer.state_shape(hidden) {
             Self::Recurrent(Recurrent::new(shape, device))
         } else {

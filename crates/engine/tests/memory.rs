@@ -45,8 +45,13 @@ async fn answer(engine: &EngineHandle, tokens: usize) -> Bytes {
         sampling: SamplingParams { temperature: Some(0.0), max_tokens: Some(tokens), ..SamplingParams::default() },
         ..ChatRequest::default()
     };
-    let spec =
-        LoadSpec { path: starter(), context_len: CONTEXT, kv_type: KvType::Full, cache_budget: None, available: None };
+    let spec = LoadSpec {
+        path: starter(),
+        context_len: CONTEXT,
+        kv_type: KvType::DEVICE,
+        cache_budget: None,
+        available: None,
+    };
     let mut stream = engine.chat(spec, request);
     let mut most = Bytes::ZERO;
     while let Some(event) = stream.next().await {
@@ -81,7 +86,7 @@ async fn memory_is_as_predicted_and_comes_back() {
 
     assert_eq!(answer(&engine, 16).await, Bytes::ZERO, "without a budget nothing is locked");
     let measured = status(&["VmHWM"]).unwrap().saturating_sub(before);
-    let forecast = read_header(&starter()).unwrap().footprint(CONTEXT, KvType::Full);
+    let forecast = read_header(&starter()).unwrap().footprint(CONTEXT, KvType::DEVICE);
     let ratio = forecast.total().0 as f64 / measured.0 as f64;
     println!("predicted {}, measured {measured}: {ratio:.3}", forecast.total());
     assert!((0.95..1.05).contains(&ratio), "predicted {forecast:?}, measured {measured}");

@@ -1,7 +1,7 @@
 //! Settings: one struct both ways.
 
 use app::vitals::ThermalState;
-use app::{App, OffloadMode, Settings, Theme};
+use app::{App, KvType, OffloadMode, Settings, Theme};
 use serde::{Deserialize, Serialize};
 use specta::Type;
 use specta_typescript::Number;
@@ -16,7 +16,8 @@ pub(crate) struct SettingsDto {
     offload: OffloadDto,
     model: Option<String>,
     context_len: usize,
-    eight_bit_cache: bool,
+    /// `null` is as the device computes.
+    kv_type: Option<KvTypeDto>,
     models_folder: String,
     reserve_bytes: u64,
     #[specta(type = Number)]
@@ -36,6 +37,14 @@ pub(crate) enum OffloadDto {
     LocalOnly,
     Auto,
     Remote,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum KvTypeDto {
+    F32,
+    F16,
+    Q8,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, Type)]
@@ -79,7 +88,11 @@ impl SettingsDto {
             offload: settings.offload.into(),
             model: settings.model,
             context_len: settings.context_len,
-            eight_bit_cache: settings.eight_bit_cache,
+            kv_type: settings.kv_type.map(|kv_type| match kv_type {
+                KvType::F32 => KvTypeDto::F32,
+                KvType::F16 => KvTypeDto::F16,
+                KvType::Q8 => KvTypeDto::Q8,
+            }),
             models_folder: settings.models_folder.to_string_lossy().into_owned(),
             reserve_bytes: reserve.0,
             max_swap_used_ratio: settings.max_swap_used_ratio,
@@ -107,7 +120,11 @@ impl SettingsDto {
             offload: self.offload.into(),
             model: self.model,
             context_len: self.context_len,
-            eight_bit_cache: self.eight_bit_cache,
+            kv_type: self.kv_type.map(|kv_type| match kv_type {
+                KvTypeDto::F32 => KvType::F32,
+                KvTypeDto::F16 => KvType::F16,
+                KvTypeDto::Q8 => KvType::Q8,
+            }),
             models_folder: self.models_folder.into(),
             reserve_bytes: (self.reserve_bytes != default_reserve.0).then_some(self.reserve_bytes),
             max_swap_used_ratio: self.max_swap_used_ratio,

@@ -2,7 +2,7 @@ use candle_core::{DType, Device};
 use kernels::{KvFormat, KvLayer, KvRows};
 
 use super::GROWTH_STEP;
-use crate::device;
+use crate::device::KvType;
 use crate::spec::{BlockShape, Compression, Deepseek4Spec};
 
 /// About so many of the last tokens can be taken back without a checkpoint; what they were compressed from is kept.
@@ -36,8 +36,13 @@ pub(crate) struct CompressedTail {
 }
 
 impl Compressed {
-    pub(crate) fn new(spec: &Deepseek4Spec, compression: Option<Compression>, device: &Device) -> Self {
-        let (f32, format) = (KvFormat::float(DType::F32), KvFormat::float(device::kv_dtype(device)));
+    pub(crate) fn new(
+        spec: &Deepseek4Spec,
+        compression: Option<Compression>,
+        kv_type: KvType,
+        device: &Device,
+    ) -> Self {
+        let (f32, format) = (KvFormat::float(DType::F32), KvFormat::float(kv_type.unpacked()));
         let blocks = spec.blocks(compression).into_iter().map(|shape| Blocks {
             inputs: KvLayer::new(shape.inputs(), SLACK, f32, device),
             keys: KvLayer::new(shape.keys(), GROWTH_STEP / shape.len, format, device),

@@ -77,9 +77,9 @@ impl Model for Deepseek4 {
         Ok(logits)
     }
 
-    fn new_cache(&self, _: KvType) -> KvCache {
+    fn new_cache(&self, kv_type: KvType) -> KvCache {
         let layers = self.spec.layers.iter();
-        let states = layers.map(|layer| Compressed::new(&self.spec, layer.compression, &self.device));
+        let states = layers.map(|layer| Compressed::new(&self.spec, layer.compression, kv_type, &self.device));
         KvCache::new(states.map(LayerState::Compressed).collect())
     }
 }

@@ -4,13 +4,13 @@ use candle_core::DType;
 use kernels::{KvFormat, KvShape, MOST_SCORES, Span, attention_scratch_bytes};
 
 use super::{Deepseek4Spec, ExpertsSpec, FeedForwardSpec, MixerSpec, ModelSpec, Spec};
-use crate::device::{self, KvType};
+use crate::device::KvType;
 use crate::kv_cache::{GROWTH_STEP, MOST_CHECKPOINTS, SLACK};
 use crate::models::MOST_QUERIES;
 use crate::worker::PREFILL_CHUNK;
 
-/// Keys and values as the device computes with them.
-const FULL: KvFormat = KvFormat::float(device::KV_DTYPE);
+/// Keys and values as attention takes them.
+const UNPACKED: KvFormat = KvFormat::float(KvType::DEVICE.unpacked());
 /// Bytes of an activation, and of a recurrent state's value.
 const F32: u64 = 4;
 
@@ -48,7 +48,7 @@ impl ModelSpec {
     /// Bytes of the keys and values that a layer unpacks before it computes with them: of the largest layer.
     pub(crate) fn unpacked_bytes(&self, context_len: usize, kv_type: KvType) -> u64 {
         let packed = self.stored(kv_type).into_iter().filter(|stored| stored.format.is_packed());
-        packed.map(|stored| Stored { format: FULL, ..stored }.bytes(context_len)).max().unwrap_or(0)
+        packed.map(|stored| Stored { format: UNPACKED, ..stored }.bytes(context_len)).max().unwrap_or(0)
     }
 
     /// Bytes of the activations of one step of a prefill, at its widest, at the end of a sequence of `context_len` tokens.
@@ -82,13 +82,10 @@ impl ModelSpec {
     fn stored(&self, kv_type: KvType) -> Vec<Stored> {
         match self {
             Self::Decoder(spec) => {
-                let stored = |mixer: &MixerSpec| {
-                    let format = mixer.kv_format(kv_type, device::KV_DTYPE);
-                    Some(Stored { format, ..Stored::new(mixer.kv_shape()?) })
-                };
+                let stored = |mixer: &MixerSpec| Some(Stored::new(mixer.kv_shape()?, mixer.kv_format(kv_type)));
                 spec.layers.iter().filter_map(|layer| stored(&layer.mixer)).collect()
             }
-            Self::Deepseek4(spec) => spec.stored(),
+            Self::Deepseek4(spec) => spec.stored(kv_type),
         }
     }
 
@@ -140,19 +137,15 @@ impl Deepseek4Spec {
         (per_token as u64 * PREFILL_CHUNK as u64).saturating_add(2 * scores as u64).saturating_mul(F32)
     }
 
-    fn stored(&self) -> Vec<Stored> {
+    fn stored(&self, kv_type: KvType) -> Vec<Stored> {
+        let format = KvFormat::float(kv_type.unpacked());
         let mut stored = Vec::new();
         for layer in &self.layers {
-            stored.push(Stored { step: SLACK, in_checkpoints: true, ..Stored::new(self.window_keys()) });
+            stored.push(Stored { step: SLACK, in_checkpoints: true, ..Stored::new(self.window_keys(), format) });
             for blocks in self.blocks(layer.compression) {
-                let inputs = Stored::new(blocks.inputs());
-                stored.push(Stored {
-                    format: KvFormat::float(DType::F32),
-                    step: SLACK,
-                    in_checkpoints: true,
-                    ..inputs
-                });
-                let keys = Stored::new(blocks.keys());
+                let inputs = Stored::new(blocks.inputs(), KvFormat::float(DType::F32));
+                stored.push(Stored { step: SLACK, in_checkpoints: true, ..inputs });
+                let keys = Stored::new(blocks.keys(), format);
                 stored.push(Stored { step: GROWTH_STEP / blocks.len, tokens: blocks.len, ..keys });
             }
         }
@@ -162,8 +155,8 @@ impl Deepseek4Spec {
 
 impl Stored {
     /// Keys and values of tokens.
-    const fn new(shape: KvShape) -> Self {
-        Self { shape, format: FULL, step: GROWTH_STEP, tokens: 1, in_checkpoints: false }
+    const fn new(shape: KvShape, format: KvFormat) -> Self {
+        Self { shape, format, step: GROWTH_STEP, tokens: 1, in_checkpoints: false }
     }
 
     fn bytes_of(&self, entries: usize) -> u64 {

@@ -278,8 +278,8 @@ impl MixerSpec {
         }
     }
 
-    /// How it stores that, where the device computes with numbers of the type `dtype`.
-    pub(crate) const fn kv_format(&self, kv_type: KvType, dtype: DType) -> KvFormat {
+    /// How it stores that.
+    pub(crate) const fn kv_format(&self, kv_type: KvType) -> KvFormat {
         match (kv_type, self) {
             // Biases make some values of a key a hundred times larger than the rest. In 8 bits the starter model, which
             // has such, names another best token for one in twenty; with keys in f16 it is none in 245.
@@ -288,7 +288,7 @@ impl MixerSpec {
                 values: KvNumbers::Q8,
             },
             // A latent key has parts of different size, and an error in it would count twice.
-            _ => KvFormat::float(dtype),
+            _ => KvFormat::float(kv_type.unpacked()),
         }
     }
 

@@ -87,7 +87,7 @@ export const settings: SettingsDto = {
   contextLen: 8192,
   modelsFolder: '/Users/kim/Library/Application Support/Tidegate/models',
   reserveBytes: 2.8 * gib,
-  eightBitCache: false,
+  kvType: null,
   maxSwapUsedRatio: 0.2,
   maxSwapInPerSec: 4 * mib,
   maxThermal: 'serious',
