@@ -131,6 +131,8 @@ export type FitDto = {
 
 export type FitVerdictDto = "runsWell" | "tight" | "tooBig" | "unknown";
 
+export type KvTypeDto = "f32" | "f16" | "q8";
+
 export type MaxThermalDto = "fair" | "serious" | "critical";
 
 export type MemoryDto = {
@@ -246,7 +248,8 @@ export type SettingsDto = {
 	offload: OffloadDto,
 	model: string | null,
 	contextLen: number,
-	eightBitCache: boolean,
+	/**  `null` is as the device computes. */
+	kvType: KvTypeDto | null,
 	modelsFolder: string,
 	reserveBytes: number,
 	maxSwapUsedRatio: number,
