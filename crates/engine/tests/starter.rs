@@ -67,6 +67,35 @@ async fn greedy_answers_are_llama_cpps() {
     engine.shutdown().await;
 }
 
+/// At a temperature at which a rounding of the last bit would soon show, with logits that say so to the last bit.
+#[tokio::test]
+async fn an_answer_is_the_same_whatever_else_runs() {
+    let request = |seed: u64| {
+        let mut request = greedy(vec![Message::new(Role::User, format!("Tell me {seed} things about the sea."))], 24);
+        request.sampling =
+            SamplingParams { temperature: Some(1.5), seed: Some(seed), top_logprobs: Some(1), ..request.sampling };
+        request
+    };
+    let drawn = async |mut stream: ChatStream| {
+        let mut drawn = Vec::new();
+        while let Some(event) = stream.next().await {
+            if let ChatEvent::Logprobs(tokens) = event.unwrap() {
+                drawn.extend(tokens.into_iter().map(|token| (token.drawn.bytes, token.drawn.logprob.to_bits())));
+            }
+        }
+        drawn
+    };
+    let engine = EngineHandle::start(EngineConfig::default());
+    let mut alone = Vec::new();
+    for seed in 1..=3 {
+        alone.push(drawn(engine.chat(spec(), request(seed))).await);
+        engine.unload().await;
+    }
+    let together = (1..=3).map(|seed| drawn(engine.chat(spec(), request(seed))));
+    assert_eq!(futures::future::join_all(together).await, alone);
+    engine.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_conversation_goes_on_from_the_cache() {
     let engine = EngineHandle::start(EngineConfig::default());
