@@ -32,6 +32,7 @@ pub(crate) struct VitalsDto {
     own_footprint_bytes: Option<u64>,
     weights_bytes: u64,
     kv_cache_bytes: u64,
+    given_back_bytes: Option<u64>,
     #[specta(type = Option<Number>)]
     decode_tokens_per_sec: Option<f64>,
     #[specta(type = Option<Number>)]
@@ -122,6 +123,7 @@ impl From<&Vitals> for VitalsDto {
             own_footprint_bytes: snapshot.own.map(|own| own.footprint.0),
             weights_bytes: vitals.weights.0,
             kv_cache_bytes: vitals.kv_cache.0,
+            given_back_bytes: vitals.given_back.map(|bytes| bytes.0),
             decode_tokens_per_sec: vitals.decode_tokens_per_sec,
             baseline_tokens_per_sec: vitals.baseline_tokens_per_sec,
             unavailable: vitals

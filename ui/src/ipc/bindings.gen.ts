@@ -307,6 +307,7 @@ export type VitalsDto = {
 	ownFootprintBytes: number | null,
 	weightsBytes: number,
 	kvCacheBytes: number,
+	givenBackBytes: number | null,
 	decodeTokensPerSec: number | null,
 	baselineTokensPerSec: number | null,
 	unavailable: UnavailableDto[],

@@ -22,6 +22,7 @@ function vitals(more: Partial<VitalsDto> = {}): VitalsDto {
     ownFootprintBytes: null,
     weightsBytes: 4 * gib,
     kvCacheBytes: 1 * gib,
+    givenBackBytes: null,
     decodeTokensPerSec: null,
     baselineTokensPerSec: null,
     unavailable: [],
@@ -52,6 +53,12 @@ it('memory is split so that the parts make up what is used', () => {
 it('a container has its own limit', () => {
   const small = vitals({ memory: { totalBytes: 24 * gib, usedBytes: 3 * gib, wiredBytes: null, compressedBytes: null, availableBytes: 5 * gib, limitBytes: 8 * gib } })
   expect(memoryGauge(small, settings).unit).toBe('of 8 GB')
+})
+
+it('tells what an unload gave back, until something is loaded again', () => {
+  const told = /gave back 2.5 GB/
+  expect(memoryGauge(vitals({ weightsBytes: 0, givenBackBytes: 2.5 * gib }), settings).about).toMatch(told)
+  expect(memoryGauge(vitals({ givenBackBytes: 2.5 * gib }), settings).about).not.toMatch(told)
 })
 
 it('status follows the policy', () => {

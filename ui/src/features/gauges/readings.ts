@@ -77,13 +77,15 @@ export function memoryGauge(vitals: VitalsDto | null, settings: SettingsDto): Ga
   const short = availableBytes < settings.reserveBytes
   const status: Status = level === 'critical' ? 'critical' : level === 'near' || short ? 'near' : 'calm'
   const word = { calm: 'calm', near: 'near', critical: 'critical', offloaded: '', unknown: '' }[status]
+  const { givenBackBytes, weightsBytes } = vitals
+  const unload = weightsBytes === 0 && givenBackBytes ? ` The last unload of a model gave back ${memory(givenBackBytes)}, as measured.` : ''
   return {
     value: memoryGb(usedBytes),
     unit: `of ${memory(total)}`,
     aside: word,
     status,
     word,
-    about: `Memory in use, counted as the system's own monitor does. ${memory(availableBytes)} can be had now; Tidegate leaves ${memory(settings.reserveBytes)} to other apps.`,
+    about: `Memory in use, counted as the system's own monitor does. ${memory(availableBytes)} can be had now; Tidegate leaves ${memory(settings.reserveBytes)} to other apps.${unload}`,
   }
 }
 

@@ -183,6 +183,7 @@ export function vitals(secondsAgo: number, replying: boolean, more: Partial<Vita
     ownFootprintBytes: 6.2 * gib,
     weightsBytes: 4.7 * gib,
     kvCacheBytes: 1.1 * gib,
+    givenBackBytes: null,
     decodeTokensPerSec: answering ? 43 + wave(at, 23) * 2 : null,
     baselineTokensPerSec: 44,
     unavailable: [],
