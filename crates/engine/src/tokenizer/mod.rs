@@ -18,6 +18,7 @@ use crate::models::TokenId;
 pub(crate) use detokenizer::Detokenizer;
 use special::{Part, Specials};
 use split::PreTokenizer;
+pub(crate) use split::{GPT4O, LLAMA3, QWEN2, TEKKEN};
 use vocabulary::{Pieces, TokenType, Vocabulary};
 
 /// Turns text into tokens and tokens into bytes.
