@@ -82,6 +82,11 @@ SH
 #!/bin/sh
 exec "$TIDEGATE_CROSS_CACHE/zig/ziglang/zig" ar "$@"
 SH
+  # Called on the libraries among the dependencies; nothing here is worth stripping.
+  write_tool rust-objcopy <<'SH'
+#!/bin/sh
+exit 0
+SH
   write_tool lld <<'SH'
 #!/usr/bin/env bash
 # ld64.lld with a stub for each library of Apple's that is asked for; what no one defines stays undefined.
@@ -127,7 +132,7 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}/macos-link
 llvm=$(dirname "$rust"/usr/lib/llvm-*/bin/ld64.lld) objc=$CARGO_TARGET_DIR/objective-c-left-out
 export ZIG_GLOBAL_CACHE_DIR=$cache/zig-cache TIDEGATE_CROSS_CACHE=$cache TIDEGATE_CROSS_SDK=$sdk TIDEGATE_CROSS_LLVM=$llvm TIDEGATE_CROSS_OBJC=$objc
 export CC_aarch64_apple_darwin=$cache/bin/zcc CXX_aarch64_apple_darwin=$cache/bin/zc++ AR_aarch64_apple_darwin=$cache/bin/zar
-export SDKROOT=$sdk MACOSX_DEPLOYMENT_TARGET=14.0
+export PATH=$cache/bin:$PATH SDKROOT=$sdk MACOSX_DEPLOYMENT_TARGET=14.0
 export CARGO_TARGET_AARCH64_APPLE_DARWIN_LINKER=$cache/bin/lld # rustc knows by its name how to call it
 export CARGO_PROFILE_DEV_DEBUG=${CARGO_PROFILE_DEV_DEBUG:-0} CARGO_PROFILE_DEV_STRIP=false CARGO_PROFILE_RELEASE_STRIP=false
 

@@ -1,6 +1,6 @@
 //! Where the engine computes, and what that means for memory. Metal and CUDA are chosen by Cargo feature, not by OS.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device};
@@ -50,10 +50,17 @@ pub(crate) fn cache_format(device: &Device, kv_type: KvType) -> String {
     format!("{} {kind} {kv_type:?}", env!("CARGO_PKG_VERSION"))
 }
 
-/// The device that this build computes on: the GPU it was built for where there is one, else the CPU. Opened once.
+static OPENED: Mutex<Option<Device>> = Mutex::new(None);
+
+/// The device that this build computes on: the GPU it was built for where there is one, else the CPU. Opened once, and
+/// again after [`forget`].
 pub(crate) fn open() -> Device {
-    static DEVICE: OnceLock<Device> = OnceLock::new();
-    DEVICE.get_or_init(find).clone()
+    OPENED.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(find).clone()
+}
+
+/// After a fault: the next one is opened anew.
+pub(crate) fn forget() {
+    *OPENED.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
 fn find() -> Device {

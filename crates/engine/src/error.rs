@@ -2,6 +2,8 @@ use std::path::PathBuf;
 
 use chat::Bytes;
 
+use crate::device_fault::DeviceFault;
+
 /// Why a model file cannot be used. The variants say what can be done about it.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -150,7 +152,7 @@ fn truncated_sentence(at: Bytes, expected: Option<Bytes>) -> String {
 pub enum GenerateError {
     /// The model could not be loaded.
     #[error(transparent)]
-    Load(#[from] LoadError),
+    Load(LoadError),
     /// The conversation doesn't fit in the context.
     #[error("the conversation has {prompt_tokens} tokens, but the context holds {context_len}")]
     ContextFull {
@@ -171,12 +173,39 @@ pub enum GenerateError {
     /// The answer could not go on within the form it must have.
     #[error("the answer cannot be held to its form: {0}")]
     Constraint(String),
-    /// The device failed in the middle of an answer, for example for want of memory.
-    #[error("the device failed while computing")]
-    Compute(#[from] candle_core::Error),
+    /// The GPU failed. The model was unloaded.
+    #[error(transparent)]
+    Device(DeviceFault),
+    /// What was to be computed cannot be.
+    #[error("the model's graph failed while computing")]
+    Compute(#[source] candle_core::Error),
     /// The engine was shut down.
     #[error("the engine is shut down")]
     ShutDown,
+}
+
+impl From<candle_core::Error> for GenerateError {
+    fn from(error: candle_core::Error) -> Self {
+        match DeviceFault::of(&error) {
+            Some(fault) => {
+                tracing::warn!(%error, "the GPU failed");
+                Self::Device(fault)
+            }
+            None => Self::Compute(error),
+        }
+    }
+}
+
+impl From<LoadError> for GenerateError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Device(error) => match DeviceFault::of(&error) {
+                Some(_) => error.into(),
+                None => Self::Load(LoadError::Device(error)),
+            },
+            other => Self::Load(other),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -321,18 +321,24 @@ mod tests {
     use testkit::gguf::tiny_model;
 
     use super::*;
+    use crate::DeviceFault;
     use crate::kv_cache::KvCache;
     use crate::models::{self, Loaded, Model, Part, Rows};
 
-    /// Panics in its first forward, once.
-    struct Panicking {
+    type Fault = fn() -> candle_core::Error;
+
+    /// Fails in its first forward, once.
+    struct Failing {
         model: Box<dyn Model>,
         armed: Arc<AtomicBool>,
+        fault: Fault,
     }
 
-    impl Model for Panicking {
+    impl Model for Failing {
         fn forward(&self, parts: &mut [Part<'_>], rows: Rows) -> Result<Tensor, GenerateError> {
-            assert!(!self.armed.swap(false, Ordering::Relaxed), "a bug in a kernel");
+            if self.armed.swap(false, Ordering::Relaxed) {
+                return Err((self.fault)().into());
+            }
             self.model.forward(parts, rows)
         }
 
@@ -341,13 +347,13 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_panic_costs_one_request() {
+    /// Two requests at once, of which the first step fails; then one more.
+    async fn after(fault: Fault) -> (Vec<GenerateError>, ChatEvent) {
         let folder = tempfile::tempdir().unwrap();
         let armed = Arc::new(AtomicBool::new(true));
         let loader: Loader = Box::new(move |text, on_progress| {
             let loaded = models::load(&text.gguf, &Device::Cpu, on_progress)?;
-            let model = Box::new(Panicking { model: loaded.model, armed: armed.clone() });
+            let model = Box::new(Failing { model: loaded.model, armed: armed.clone(), fault });
             Ok(Loaded { model, in_use: loaded.in_use })
         });
         let engine = EngineHandle::start_with(&EngineConfig::default(), loader);
@@ -359,11 +365,35 @@ mod tests {
             available: None,
         };
         let request = ChatRequest { messages: vec![Message::new(Role::User, "Hi")], ..ChatRequest::default() };
-        let events: Vec<_> = engine.chat(spec.clone(), request.clone()).collect().await;
-        assert!(matches!(events.last(), Some(Err(GenerateError::Crashed))), "{events:?}");
-        assert!(engine.loaded().is_none());
-        let events: Vec<_> = engine.chat(spec, request).collect().await;
-        assert!(matches!(events.last(), Some(Ok(ChatEvent::Finished(_)))), "{events:?}");
+        let mut failed = Vec::new();
+        for mut answer in [(); 2].map(|()| engine.chat(spec.clone(), request.clone())) {
+            while let Some(event) = answer.next().await {
+                failed.extend(event.err());
+            }
+        }
+        assert!(engine.loaded().is_none() || failed.len() < 2);
+        let last = engine.chat(spec, request).collect::<Vec<_>>().await.pop().unwrap().unwrap();
         engine.shutdown().await;
+        (failed, last)
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_what_runs() {
+        let (failed, last) = after(|| panic!("a bug in a kernel")).await;
+        assert!(!failed.is_empty() && failed.iter().all(|error| matches!(error, GenerateError::Crashed)), "{failed:?}");
+        assert!(matches!(last, ChatEvent::Finished(_)), "{last:?}");
+    }
+
+    #[tokio::test]
+    async fn a_gpu_that_fails_costs_what_runs_and_says_what_to_do() {
+        let (failed, last) = after(|| {
+            let message = "Command buffer had following error: Insufficient Memory \
+                (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)";
+            candle_core::Error::Metal(candle_core::MetalError::from(message.to_owned()))
+        })
+        .await;
+        let [GenerateError::Device(DeviceFault::OutOfMemory), ..] = failed.as_slice() else { panic!("{failed:?}") };
+        assert!(failed[0].to_string().contains("take a shorter context"));
+        assert!(matches!(last, ChatEvent::Finished(_)), "{last:?}");
     }
 }

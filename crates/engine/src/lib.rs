@@ -9,6 +9,7 @@
 mod answer;
 mod answer_text;
 mod device;
+mod device_fault;
 mod error;
 mod evaluator;
 mod gguf;
@@ -30,6 +31,7 @@ mod wiring;
 mod worker;
 
 pub use device::{KvType, computes_on_gpu, device_name};
+pub use device_fault::DeviceFault;
 pub use error::{GenerateError, LoadError};
 pub use evaluator::{EvaluatedSequence, Evaluator, Perplexity, Unwritten};
 pub use gguf::PartName;

@@ -10,7 +10,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use candle_core::Device;
 use chat::{Bytes, ChatEvent, Progress, SamplingParams};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -23,7 +22,7 @@ use crate::sampling::{Constraint, Sampler};
 use crate::saved_caches::{CacheFolder, LEAST_SAVED, SavedCaches};
 use crate::slot::{FreeSlots, Slot};
 use crate::wiring::{WiredWeights, Wiring};
-use crate::{GenerateError, LoadError, device, models};
+use crate::{DeviceFault, GenerateError, LoadError, device, models};
 
 /// Prompt tokens that run at once: a request that is cancelled waits for no more than these.
 pub(crate) const PREFILL_CHUNK: usize = 256;
@@ -91,8 +90,7 @@ impl Drop for Queued {
 
 /// The loader of the real engine.
 pub(crate) fn device_loader() -> Loader {
-    let mut device: Option<Device> = None;
-    Box::new(move |text, on_progress| models::load(&text.gguf, device.get_or_insert_with(device::open), on_progress))
+    Box::new(|text, on_progress| models::load(&text.gguf, &device::open(), on_progress))
 }
 
 pub(crate) struct Worker {
@@ -230,19 +228,25 @@ impl Worker {
     fn work(&mut self) {
         let worked = catch_unwind(AssertUnwindSafe(|| {
             self.admit();
-            if let Some(resident) = &mut self.resident {
-                resident.step(self.shared.stopping.load(Ordering::Relaxed));
-            }
+            let is_stopping = self.shared.stopping.load(Ordering::Relaxed);
+            self.resident.as_mut().map_or(Ok(()), |resident| resident.step(is_stopping))
         }));
-        if worked.is_err() {
-            tracing::error!("the engine panicked in a step; the model is unloaded");
-            let ended: Vec<Running> =
-                self.resident.iter_mut().flat_map(|resident| resident.running.drain(..)).collect();
-            // First what is told, so that whoever hears of it finds it so.
-            self.discard(None);
-            ended.iter().for_each(|running| running.job.fail(GenerateError::Crashed));
+        match worked {
+            Ok(Ok(())) => {}
+            Ok(Err(fault)) => self.start_anew(|| GenerateError::Device(fault)),
+            Err(_) => self.start_anew(|| GenerateError::Crashed),
         }
         self.idle_since = Instant::now();
+    }
+
+    /// Ends what runs with `error`, and begins again without a model and on a device that is opened anew.
+    fn start_anew(&mut self, error: impl Fn() -> GenerateError) {
+        tracing::error!(error = %error(), "the engine failed in a step; the model is unloaded");
+        let ended: Vec<Running> = self.resident.iter_mut().flat_map(|resident| resident.running.drain(..)).collect();
+        // First what is told, so that whoever hears of it finds it so.
+        self.discard(None);
+        device::forget();
+        ended.iter().for_each(|running| running.job.fail(error()));
     }
 
     /// Starts what waits, in its order, as far as there is room.
@@ -264,14 +268,16 @@ impl Worker {
                     // Kept out of the way of a panic, so that it can be told.
                     let events = job.events.clone();
                     let started = catch_unwind(AssertUnwindSafe(|| self.start(job)));
-                    let failed = match started {
+                    let error = match started {
                         Ok(result) => result.err(),
-                        Err(_) => {
-                            self.discard(None);
-                            Some(GenerateError::Crashed)
-                        }
+                        Err(_) => Some(GenerateError::Crashed),
                     };
-                    if let Some(error) = failed {
+                    match &error {
+                        Some(GenerateError::Device(fault)) => self.start_anew(|| GenerateError::Device(*fault)),
+                        Some(GenerateError::Crashed) => self.start_anew(|| GenerateError::Crashed),
+                        _ => {}
+                    }
+                    if let Some(error) = error {
                         // Whoever asked may have gone.
                         let _ = events.send(Err(error));
                     }
@@ -412,29 +418,37 @@ impl Resident {
 
     /// Moves every answer on: each that is being written by a token, and the prompts, the oldest first, by a chunk
     /// together. All of it is one pass over the weights.
-    fn step(&mut self, is_stopping: bool) {
+    ///
+    /// # Errors
+    /// When the device failed, which costs all of them.
+    fn step(&mut self, is_stopping: bool) -> Result<(), DeviceFault> {
         self.release(|running| is_stopping || running.job.is_cancelled());
         let inputs = self.inputs();
         if inputs.is_empty() {
-            return;
+            return Ok(());
         }
         let result = self.forward(&inputs);
         // After the step, which may be the first and allocate what counts against the memory that is free.
         if let Some(wired) = &mut self.wired {
             wired.keep();
         }
-        let Err(error) = result else { return self.release(|running| running.has_ended) };
-        if let [(only, _)] = inputs.as_slice() {
-            self.running[*only].fail(error);
-        } else {
-            tracing::warn!(%error, "a step of {} answers failed; each runs by itself now", inputs.len());
-            for input in &inputs {
-                if let Err(error) = self.forward(std::slice::from_ref(input)) {
-                    self.running[input.0].fail(error);
+        match (result, inputs.as_slice()) {
+            (Ok(()), _) => {}
+            (Err(GenerateError::Device(fault)), _) => return Err(fault),
+            (Err(error), [(only, _)]) => self.running[*only].fail(error),
+            (Err(error), _) => {
+                tracing::warn!(%error, "a step of {} answers failed; each runs by itself now", inputs.len());
+                for input in &inputs {
+                    match self.forward(std::slice::from_ref(input)) {
+                        Ok(()) => {}
+                        Err(GenerateError::Device(fault)) => return Err(fault),
+                        Err(error) => self.running[input.0].fail(error),
+                    }
                 }
             }
         }
         self.release(|running| running.has_ended);
+        Ok(())
     }
 
     /// What each answer runs next, by its index.
