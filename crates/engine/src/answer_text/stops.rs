@@ -21,8 +21,10 @@ impl Stops {
     /// What is certain to belong to the answer after `text`.
     pub(super) fn push(&mut self, text: &str) -> String {
         self.held.push_str(text);
-        // Of several stop strings the one that begins first ends the answer.
-        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+        // Of several stop strings the one that is whole first ends the answer, however the text is cut; of two that end
+        // together, the longer.
+        let ends = self.stops.iter().filter_map(|stop| self.held.find(stop).map(|at| (at + stop.len(), at)));
+        if let Some((_, at)) = ends.min() {
             self.stopped = true;
             self.held.truncate(at);
             return std::mem::take(&mut self.held);

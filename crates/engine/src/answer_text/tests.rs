@@ -91,6 +91,8 @@ fn stop_strings_never_leak() {
     check_plain("aab", &["aab"], false, "");
     check_plain("x 東京 y", &["東京"], false, "x ");
     check_plain("first: second", &["second", "t: s"], false, "firs");
+    check_plain("one long stop", &["one long", "n"], false, "o");
+    check_plain("one long stop", &["one", "e"], false, "");
     check_plain("<think>END</think>a END", &["END"], false, "/END/a ");
     let call = "EN<tool_call>{\"name\": \"now\"}</tool_call>D";
     check_all("<tool_call>", call, &["END"], true, false, "EN{0 now {}}D");
