@@ -7,6 +7,7 @@ mod python;
 mod seal;
 
 use std::io;
+use std::thread;
 use std::time::SystemTime;
 
 use chat::ChatRequest;
@@ -20,8 +21,12 @@ use seal::Seal;
 const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + \
                       '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 const NAME: &str = "chat";
-/// Instructions for one rendering; a conversation of a thousand messages takes some ten thousand.
-const FUEL: u64 = 5_000_000;
+/// Instructions for one rendering, each worth 64 bytes of text; a conversation of a thousand messages takes some ten
+/// thousand.
+const FUEL: u64 = 1_000_000;
+/// Stack of the thread that renders. Values are written and dropped by recursion, some 600 bytes for each list in a list,
+/// and the fuel is enough to put hundreds of thousands of lists into each other; pages that aren't touched cost nothing.
+const STACK: usize = 512 << 20;
 /// Bytes of one rendering: more than fits in any context.
 const MOST_OUTPUT: usize = 16 << 20;
 
@@ -87,14 +92,23 @@ impl ChatTemplate {
         let strftime = Value::from_function(move |format: String| dates::strftime(&format, now));
         let variables = variables.into_iter().map(|(name, value)| (name, value_of(value)));
         let variables = Value::from_pairs(variables.chain([("strftime_now".to_owned(), strftime)]));
-        let mut output = Bounded { bytes: Vec::new() };
-        let template = self.environment.get_template(NAME).map_err(failed)?;
-        template.render_captured_to(variables, &mut output).map_err(failed)?;
-        let mut text = String::from_utf8(output.bytes).map_err(|error| LoadError::Template(error.to_string()))?;
+        let mut text = thread::scope(|scope| {
+            let refused = |why: &dyn ToString| LoadError::Template(why.to_string());
+            let renderer = thread::Builder::new().name("engine-template".to_owned()).stack_size(STACK);
+            let rendering = renderer.spawn_scoped(scope, || self.write(variables)).map_err(|error| refused(&error))?;
+            rendering.join().map_err(|_| refused(&"rendering it failed"))?
+        })?;
         if conversation::is_continued(request) {
             conversation::cut_at_end(&mut text)?;
         }
         Ok(Rendered { text, seal: sealer.character() })
+    }
+
+    fn write(&self, variables: Value) -> Result<String, LoadError> {
+        let mut output = Bounded { bytes: Vec::new() };
+        let template = self.environment.get_template(NAME).map_err(failed)?;
+        template.render_captured_to(variables, &mut output).map_err(failed)?;
+        String::from_utf8(output.bytes).map_err(|error| LoadError::Template(error.to_string()))
     }
 }
 

@@ -52,6 +52,26 @@ fn a_template_cannot_run_on_or_fill_the_memory() {
 }
 
 #[test]
+fn lists_in_lists_cost_no_more_than_others() {
+    let twenty = format!("{}ns.x{}", "[".repeat(20), "]".repeat(20));
+    let cases = [
+        (99_999, twenty.as_str(), ""),
+        (10_000, &twenty, "{{ ns.x }}"),
+        (10_000, &twenty, "{{ ns.x == [ns.x] }}"),
+        (1000, &twenty, "{{ ns.x | pprint }}"),
+        (1000, &twenty, "{{ debug() }}"),
+        (40, "ns.x | chain(ns.x)", ""),
+        (40, "ns.x | zip(ns.x)", "{{ ns.x }}"),
+        (40, "ns.x + ns.x", "{{ ns.x }}"),
+    ];
+    for (rounds, value, used) in cases {
+        let loops = format!("{{% for i in range({rounds}) %}}{{% set ns.x = {value} %}}{{% endfor %}}{used}");
+        // Whether it is refused is another question.
+        let _ = render(&format!("{{% set ns = namespace(x=[1]) %}}{loops}"));
+    }
+}
+
+#[test]
 fn an_error_does_not_quote_the_messages() {
     let error = render("{{ messages[1].content.no_such_method() }}").unwrap_err();
     assert!(!error.to_string().contains("Hi"), "{error}");
