@@ -219,9 +219,9 @@ impl KvCache {
         target
     }
 
-    /// A copy with the first `n_past` tokens; `None` where some layer cannot give them.
+    /// A copy with the first `n_past` tokens; `None` where there are fewer, or some layer cannot give them.
     pub(crate) fn copy(&self, n_past: usize) -> candle_core::Result<Option<Self>> {
-        if self.reachable(n_past) != n_past {
+        if n_past > self.n_past || self.reachable(n_past) != n_past {
             return Ok(None);
         }
         let checkpoints = self.checkpoints.iter().filter(|checkpoint| checkpoint.n_past <= n_past).cloned().collect();

@@ -25,8 +25,8 @@ use crate::kv_cache::{
 };
 use crate::models::TokenId;
 
-const MAGIC: [u8; 8] = *b"TIDEGKV\0";
-const VERSION: u32 = 1;
+pub(crate) const MAGIC: [u8; 8] = *b"TIDEGKV\0";
+pub(crate) const VERSION: u32 = 1;
 const CHECKSUM_BYTES: u64 = 32;
 /// Values that are turned into bytes at once.
 const CHUNK: usize = 16 * 1024;

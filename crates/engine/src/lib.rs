@@ -12,6 +12,9 @@ mod device;
 mod device_fault;
 mod error;
 mod evaluator;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gguf;
 mod handle;
 mod header;

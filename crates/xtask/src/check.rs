@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::edges;
+use crate::fuzz;
 use crate::run;
 use crate::setup::{self, Tools};
 use crate::steps::Steps;
@@ -41,6 +42,8 @@ pub(crate) fn ci(workspace: &Workspace) -> Result<()> {
         forget_other_checkouts(workspace, &mut steps)?;
     }
     steps.run("format", cargo().args(["fmt", "--all", "--check"]));
+    let fuzz = workspace.root.join("fuzz/Cargo.toml");
+    steps.run("format of the fuzz targets", cargo().args(["fmt", "--check", "--manifest-path"]).arg(fuzz));
     steps.work("dependency edges", || edges::check(workspace));
     let mut prepared = prepare(workspace, &mut steps)?;
     licences(workspace, &mut prepared.tools, &mut steps)?;
@@ -55,6 +58,7 @@ pub(crate) fn ci(workspace: &Workspace) -> Result<()> {
     } else {
         steps.run("macOS type check", &mut macos_check(workspace, &[]));
     }
+    fuzz::all(workspace, &mut steps)?;
     if in_ci() {
         steps.work("generated files are committed", || unchanged(workspace));
     }
@@ -224,8 +228,9 @@ fn forget_other_checkouts(workspace: &Workspace, steps: &mut Steps) -> Result<()
     }
     fs::create_dir_all(workspace.notes())?;
     if gibibytes(&workspace.target) > TARGET_LIMIT_GIB {
-        for folder in ["debug", "macos-check"].map(|name| workspace.target.join(name)) {
-            fs::remove_dir_all(&folder).with_context(|| format!("emptying {}", folder.display()))?;
+        let folders = ["debug", "macos-check", "fuzz"].map(|name| workspace.target.join(name));
+        for folder in folders.iter().filter(|folder| folder.exists()) {
+            fs::remove_dir_all(folder).with_context(|| format!("emptying {}", folder.display()))?;
         }
     }
     let mut clean = cargo();
@@ -249,7 +254,7 @@ fn gibibytes(folder: &Path) -> u64 {
 /// What tests generate must be what is committed.
 fn unchanged(workspace: &Workspace) -> Result<String> {
     let output = Command::new("git")
-        .args(["status", "--porcelain", "--", "Cargo.lock", "ui/package-lock.json", "ui/src/ipc"])
+        .args(["status", "--porcelain", "--", "Cargo.lock", "fuzz/Cargo.lock", "ui/package-lock.json", "ui/src/ipc"])
         .current_dir(&workspace.root)
         .output()
         .context("starting git")?;

@@ -13,6 +13,7 @@ mod catalog;
 mod check;
 mod edges;
 mod fetch;
+mod fuzz;
 mod run;
 mod setup;
 mod steps;
@@ -29,6 +30,7 @@ const USAGE: &str = "cargo xtask TASK
   run           setup, build for release, open Tidegate (without a display: chat in the terminal)
   test          everything that can be tested on this machine
   ci            test, and what only matters before a change lands: format, lints, docs, licences, macOS
+  fuzz          damaged files, templates, answers: `fuzz [--seconds N | --keep] [TARGET…]`
   shots         pictures of every view
   bench         measure the starter model; further arguments go to `tidegate bench`
   bindings      write ui/src/ipc/bindings.gen.ts anew
@@ -55,6 +57,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "bench" => run::bench(&workspace, rest),
         "test" => check::test(&workspace),
         "ci" => check::ci(&workspace),
+        "fuzz" => fuzz::fuzz(&workspace, rest),
         "shots" => check::shots(&workspace),
         "bindings" => check::write_bindings(&workspace),
         "check-deps" => edges::check(&workspace).map(|summary| println!("{summary}")),

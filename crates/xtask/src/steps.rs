@@ -46,12 +46,29 @@ impl Steps {
 
     /// Runs `command` as the step `name`. True when it succeeded; a failure has been reported and stays in the table.
     pub(crate) fn run(&mut self, name: &str, command: &mut Command) -> bool {
-        self.command(name, command, false)
+        let row = execute(&self.logs, name, command, false, &|_| String::new());
+        self.finish(row)
+    }
+
+    /// Runs commands at the same time, each as a step of its name; what `note` finds in an output stands beside its time.
+    pub(crate) fn run_together(&mut self, commands: Vec<(String, Command)>, note: fn(&str) -> String) {
+        let logs = &self.logs;
+        let rows: Vec<Row> = thread::scope(|scope| {
+            let run = |(name, mut command): (String, Command)| {
+                scope.spawn(move || execute(logs, &name, &mut command, false, &note))
+            };
+            let running: Vec<_> = commands.into_iter().map(run).collect();
+            running.into_iter().map(|step| step.join().expect("a step reports what fails")).collect()
+        });
+        for row in rows {
+            self.finish(row);
+        }
     }
 
     /// As [`Self::run`], for a command that runs tests: it fails as well when it ran none.
     pub(crate) fn run_tests(&mut self, name: &str, command: &mut Command) -> bool {
-        self.command(name, command, true)
+        let row = execute(&self.logs, name, command, true, &|output| count_tests(output).to_string());
+        self.finish(row)
     }
 
     /// Runs `work` in this process as the step `name`; what it returns stands beside its time.
@@ -100,31 +117,6 @@ impl Steps {
         self.all_passed()
     }
 
-    fn command(&mut self, name: &str, command: &mut Command, runs_tests: bool) -> bool {
-        let start = Instant::now();
-        let log = self.logs.join(format!("{}.log", slug(name)));
-        let mut passed = match run_logged(name, command, &log, start) {
-            Ok(passed) => passed,
-            Err(error) => {
-                eprintln!("{error:#}");
-                false
-            }
-        };
-        let text = fs::read(&log).map(|bytes| plain(&bytes)).unwrap_or_default();
-        let tests = runs_tests.then(|| count_tests(&text));
-        let mut note = tests.as_ref().map(ToString::to_string).unwrap_or_default();
-        if !passed {
-            clear_line();
-            println!("{}", digest(&text));
-            println!("whole output: {}\nto repeat it: {}", log.display(), shell_line(command));
-        } else if tests.as_ref().is_some_and(|count| count.passed == 0) {
-            passed = false;
-            note = "ran no test".to_owned();
-        }
-        let end = if passed { End::Passed } else { End::Failed };
-        self.finish(Row { name: name.to_owned(), end, took: start.elapsed(), note, tests })
-    }
-
     fn finish(&mut self, row: Row) -> bool {
         clear_line();
         let gap = if row.note.is_empty() { "" } else { "  " };
@@ -133,6 +125,31 @@ impl Steps {
         self.rows.push(row);
         passed
     }
+}
+
+fn execute(logs: &Path, name: &str, command: &mut Command, runs_tests: bool, note: &dyn Fn(&str) -> String) -> Row {
+    let start = Instant::now();
+    let log = logs.join(format!("{}.log", slug(name)));
+    let mut passed = match run_logged(name, command, &log, start) {
+        Ok(passed) => passed,
+        Err(error) => {
+            eprintln!("{error:#}");
+            false
+        }
+    };
+    let text = fs::read(&log).map(|bytes| plain(&bytes)).unwrap_or_default();
+    let tests = runs_tests.then(|| count_tests(&text));
+    let mut note = note(&text);
+    if !passed {
+        clear_line();
+        println!("{}", digest(&text));
+        println!("whole output: {}\nto repeat it: {}", log.display(), shell_line(command));
+    } else if tests.as_ref().is_some_and(|count| count.passed == 0) {
+        passed = false;
+        note = "ran no test".to_owned();
+    }
+    let end = if passed { End::Passed } else { End::Failed };
+    Row { name: name.to_owned(), end, took: start.elapsed(), note, tests }
 }
 
 fn run_logged(name: &str, command: &mut Command, log: &Path, start: Instant) -> Result<bool> {

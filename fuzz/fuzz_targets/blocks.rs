@@ -1,0 +1,5 @@
+#![no_main]
+
+const MOST_MIB: usize = 64;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::run(engine::fuzzing::blocks, data, MOST_MIB));
