@@ -62,7 +62,6 @@ fn lists_in_lists_cost_no_more_than_others() {
         (1000, &twenty, "{{ debug() }}"),
         (40, "ns.x | chain(ns.x)", ""),
         (40, "ns.x | zip(ns.x)", "{{ ns.x }}"),
-        (40, "ns.x + ns.x", "{{ ns.x }}"),
     ];
     for (rounds, value, used) in cases {
         let loops = format!("{{% for i in range({rounds}) %}}{{% set ns.x = {value} %}}{{% endfor %}}{used}");
