@@ -13,6 +13,7 @@ mod catalog;
 mod check;
 mod edges;
 mod fetch;
+mod metal_test;
 mod run;
 mod setup;
 mod steps;
@@ -31,6 +32,7 @@ const USAGE: &str = "cargo xtask TASK
   ci            test, and what only matters before a change lands: format, lints, docs, licences, macOS
   shots         pictures of every view
   bench         measure the starter model; further arguments go to `tidegate bench`
+  metal-test    run the engine on candle's Metal backend over the emulator (Linux)
   bindings      write ui/src/ipc/bindings.gen.ts anew
   check-deps    which crate may use which
   macos-check   type-check the macOS code on Linux; `macos-check clippy` lints it";
@@ -55,6 +57,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "bench" => run::bench(&workspace, rest),
         "test" => check::test(&workspace),
         "ci" => check::ci(&workspace),
+        "metal-test" => metal_test::metal_test(&workspace),
         "shots" => check::shots(&workspace),
         "bindings" => check::write_bindings(&workspace),
         "check-deps" => edges::check(&workspace).map(|summary| println!("{summary}")),
