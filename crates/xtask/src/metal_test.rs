@@ -188,6 +188,15 @@ fn manifest(workspace: &Workspace) -> Result<String> {
     let patches = names.map(|name| (name.to_owned(), Table::from_iter([("path".to_owned(), name.into())]).into()));
     let registry = Table::from_iter([("crates-io".to_owned(), Table::from_iter(patches).into())]);
     table.insert("patch".to_owned(), registry.into());
+    // What costs time here is the emulator; everything else is built anew and need not be optimized.
+    let profile = table.get_mut("profile").and_then(|profiles| profiles.get_mut("dev")).and_then(Value::as_table_mut);
+    let packages = profile.and_then(|dev| dev.get_mut("package")).and_then(Value::as_table_mut);
+    let packages = packages.context("there are no profiles of packages")?;
+    for exchanged in ["candle-core", "candle-nn", "engine", "kernels"] {
+        packages.remove(exchanged).with_context(|| format!("{exchanged} has no profile"))?;
+    }
+    let optimized = Table::from_iter([("opt-level".to_owned(), 3.into())]);
+    packages.insert("metal-emulator".to_owned(), optimized.into());
     Ok(table.to_string())
 }
 
