@@ -52,7 +52,11 @@ impl Oracle {
         let len = self.tokens.len();
         self.check_parts(&[len], &mut self.model.sequence()).context("one prefill")?;
         self.check_parts(&[7, 1, 13, 2, len - 23], &mut self.model.sequence()).context("chunks of odd sizes")?;
-        self.check_parts(&vec![1; len], &mut self.model.sequence()).context("token by token")?;
+        // A forward on an emulated GPU takes as long as a long prompt on the CPU.
+        let one_by_one = if engine::computes_on_gpu() { 8 } else { len };
+        let parts: Vec<usize> =
+            Some(len - one_by_one).filter(|len| *len > 0).into_iter().chain(vec![1; one_by_one]).collect();
+        self.check_parts(&parts, &mut self.model.sequence()).context("token by token")?;
         self.check_trimmed().context("trimmed and run again")?;
         self.check_taken_back().context("a few tokens taken back")?;
         self.check_copied().context("copied")?;

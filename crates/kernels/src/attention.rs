@@ -28,11 +28,11 @@ pub fn attention(queries: &Tensor, cache: &KvLayer, scale: f32, sinks: Option<&T
             out.squeeze(0)?.transpose(0, 1)?.reshape((tokens, heads * head_dim))
         }
         Device::Metal(_) if is_plain && has_metal_kernel(tokens, head_dim) => {
-            // Of several queries at once the kernel reads keys in whole tiles, past the last token if need be. As many
-            // more queries as there are more keys keep each at its place; no real one sees a key behind the last token.
-            let tile = if tokens > 1 { METAL_TILE } else { 1 };
-            let (keys, values) = cache.heads_first_in_tiles(tile)?;
-            let more = keys.dim(1)? - cache.len();
+            // For several queries the kernel reads as many keys as if they were a multiple of its tile, past the last
+            // token if need be, so they are made one. Queries and keys are filled up alike, which keeps each query at
+            // its place, and none that is wanted sees a key that isn't there.
+            let more = if tokens > 1 { tokens.next_multiple_of(METAL_TILE) - tokens } else { 0 };
+            let (keys, values) = cache.heads_first_and_more(more)?;
             let heads_first = queries.transpose(0, 1)?.to_dtype(keys.dtype())?.contiguous()?;
             let heads_first = heads_first.pad_with_zeros(1, 0, more)?.contiguous()?.unsqueeze(0)?;
             let (keys, values) = (keys.unsqueeze(0)?, values.unsqueeze(0)?);
@@ -50,7 +50,7 @@ fn has_metal_kernel(tokens: usize, head_dim: usize) -> bool {
     matches!(head_dim, 32 | 64 | 96 | 128 | 256) || (tokens > 1 && matches!(head_dim, 72 | 80))
 }
 
-/// The most keys of a tile of candle's Metal kernel for several queries.
+/// Queries of a tile of candle's Metal kernel for several.
 const METAL_TILE: usize = 32;
 
 /// Scores that exist at once are at most so many, 64 MiB, where one query doesn't have more: over a long cache fewer

@@ -255,20 +255,19 @@ impl KvLayer {
         if self.token_axis() == 0 { Ok((keys.transpose(0, 1)?, values.transpose(0, 1)?)) } else { Ok((keys, values)) }
     }
 
-    /// As [`Self::heads_first`], with more after the last token up to a multiple of `tile` tokens: what the storage has
-    /// there, zeros or tokens that were trimmed.
-    pub(crate) fn heads_first_in_tiles(&self, tile: usize) -> Result<(Tensor, Tensor)> {
-        let (keys, values) = self.heads_first()?;
-        let tokens = (self.end - self.start).next_multiple_of(tile);
-        if self.token_axis() == 0 || self.shape.values_in_keys {
-            let more = tokens - (self.end - self.start);
-            return Ok((keys.pad_with_zeros(1, 0, more)?, values.pad_with_zeros(1, 0, more)?));
+    /// As [`Self::heads_first`], with `more` tokens after the last: what the storage has there, zeros or tokens that were
+    /// trimmed, or zeros where it ends before.
+    pub(crate) fn heads_first_and_more(&self, more: usize) -> Result<(Tensor, Tensor)> {
+        let stored = self.end - self.start;
+        let has_room =
+            self.storage.iter().all(|plane| plane.dim(self.token_axis()).is_ok_and(|room| stored + more <= room));
+        if has_room && more > 0 {
+            let longer =
+                Self { end: self.end + more, storage: self.storage.clone(), device: self.device.clone(), ..*self };
+            return longer.heads_first();
         }
-        let tiles = |stored: &Tensor| {
-            let room = tokens.min(stored.dim(1)?);
-            stored.narrow(1, 0, room)?.pad_with_zeros(1, 0, tokens - room)
-        };
-        Ok((tiles(&self.storage[0])?, tiles(&self.storage[1])?))
+        let (keys, values) = self.heads_first()?;
+        Ok((keys.pad_with_zeros(1, 0, more)?, values.pad_with_zeros(1, 0, more)?))
     }
 
     /// Keys and values as they are stored: `(tokens, kv_heads, dim)` on the CPU, heads first elsewhere.

@@ -205,8 +205,7 @@ fn a_filled_layer_is_the_one_that_its_rows_are_of() -> Result<()> {
     }
     let out = |layer: &KvLayer| attention(&queries, layer, 1.0, None)?.to_vec2::<f32>();
     assert_eq!(out(&filled)?, out(&source)?);
-    let mut keys_alone =
-        KvLayer::new(KvShape { values_in_keys: true, ..*layer().shape() }, 4, DType::F32, &device());
+    let mut keys_alone = KvLayer::new(KvShape { values_in_keys: true, ..*layer().shape() }, 4, DType::F32, &device());
     assert!(keys_alone.fill(&source.rows()?).is_err());
     assert!(keys_alone.is_empty());
     Ok(())

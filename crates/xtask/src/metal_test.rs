@@ -138,7 +138,8 @@ fn over_emulator(kernels: &mut Files) -> Result<()> {
     kernels.insert("src/metal.rs".into(), include_bytes!("../metal-test/metal.rs").into());
     let manifest = kernels.get_mut(Path::new("Cargo.toml")).context("there is no manifest")?;
     let mut table: Table = std::str::from_utf8(manifest)?.parse()?;
-    let dependencies = table.get_mut("dependencies").and_then(Value::as_table_mut).context("there are no dependencies")?;
+    let dependencies =
+        table.get_mut("dependencies").and_then(Value::as_table_mut).context("there are no dependencies")?;
     // Calls back from Objective-C.
     dependencies.remove("block2").context("block2 is not used")?;
     let emulator = Table::from_iter([("path".to_owned(), "../crates/metal-emulator".into())]);
@@ -165,7 +166,10 @@ fn stand_in(name: &str, version: &str, source: &str, features: &[&str]) -> Resul
     for (other, source_of_other, _) in STAND_INS {
         let is_used = source.contains(&format!("use {}::", other.replace('-', "_")));
         if is_used && source_of_other != &source {
-            dependencies.insert((*other).to_owned(), Table::from_iter([("path".to_owned(), format!("../{other}").into())]).into());
+            dependencies.insert(
+                (*other).to_owned(),
+                Table::from_iter([("path".to_owned(), format!("../{other}").into())]).into(),
+            );
         }
     }
     let package = [("name", name), ("version", version), ("edition", "2024")];

@@ -5,8 +5,8 @@ use kernels::packed::PackedMatrix;
 
 use super::mapped::{MappedBytes, copied, mapped};
 use super::{Gguf, LockedPieces, Matrix, Packing, TensorInfo};
-use crate::{LoadError, device};
 use crate::wiring::Pieces;
+use crate::{LoadError, device};
 
 /// Hands out the tensors of a model. On the CPU they stay mapped: the system reads them when they are needed and takes
 /// the memory back when it is short. A GPU gets a copy, in f16 where candle lacks the packing.
