@@ -3,7 +3,7 @@
 //!
 //! `TIDEGATE_ORACLES=DIR cargo test -p engine --test oracles -- --nocapture` takes another folder of the same layout: a
 //! folder for each model with `model-f32.gguf` or `model.safetensors` or both, `input_ids.json` and `logits.npy`.
-//! `cargo xtask metal-test` runs them on candle's Metal backend.
+//! `cargo xtask metal-test` runs them on candle's Metal backend, with `TIDEGATE_BRIEFLY` because that is slow.
 
 mod republish;
 
@@ -19,11 +19,12 @@ use engine::{EvaluatedSequence, Evaluator, ModelHeader, Unwritten, read_header};
 
 /// Absolute, on logits whose standard deviation is 1.2 to 6.
 const CPU_TOLERANCE: f32 = 1e-3;
-/// A GPU stores keys and values in f16, which rounds each by up to 2⁻¹¹ of itself.
-const GPU_TOLERANCE: f32 = 2e-2;
+/// A GPU stores keys and values in f16, which rounds each by up to 2⁻¹¹ of itself; in f32 these models stay within
+/// [`CPU_TOLERANCE`] there too.
+const GPU_TOLERANCE: f32 = 3e-2;
 
 /// Tokens of the beginning of each model's text that are run where every access to memory is checked.
-const BEGINNING: usize = 11;
+const BEGINNING: usize = 9;
 
 struct Oracle {
     header: ModelHeader,
@@ -52,11 +53,7 @@ impl Oracle {
         let len = self.tokens.len();
         self.check_parts(&[len], &mut self.model.sequence()).context("one prefill")?;
         self.check_parts(&[7, 1, 13, 2, len - 23], &mut self.model.sequence()).context("chunks of odd sizes")?;
-        // A forward on an emulated GPU takes as long as a long prompt on the CPU.
-        let one_by_one = if engine::computes_on_gpu() { 8 } else { len };
-        let parts: Vec<usize> =
-            Some(len - one_by_one).filter(|len| *len > 0).into_iter().chain(vec![1; one_by_one]).collect();
-        self.check_parts(&parts, &mut self.model.sequence()).context("token by token")?;
+        self.check_parts(&vec![1; len], &mut self.model.sequence()).context("token by token")?;
         self.check_trimmed().context("trimmed and run again")?;
         self.check_taken_back().context("a few tokens taken back")?;
         self.check_copied().context("copied")?;
@@ -64,9 +61,19 @@ impl Oracle {
         self.check_cache_size().context("size of the cache")
     }
 
-    /// A short prompt, then a token after the other.
+    /// [`Self::check`] with a fifth of the forwards, for a device that is emulated.
+    fn check_briefly(&mut self) -> anyhow::Result<()> {
+        let len = self.tokens.len();
+        self.check_parts(&[len], &mut self.model.sequence()).context("one prefill")?;
+        let parts = [7, 1, 13, 2, len - 27, 1, 1, 1, 1];
+        self.check_parts(&parts, &mut self.model.sequence()).context("chunks of odd sizes, then token by token")?;
+        self.check_trimmed().context("trimmed and run again")?;
+        self.check_batch().context("in a batch")
+    }
+
+    /// A short prompt and a token after it.
     fn check_beginning(&mut self) -> anyhow::Result<()> {
-        let parts = [BEGINNING - 2, 1, 1];
+        let parts = [BEGINNING - 1, 1];
         self.check_parts(&parts, &mut self.model.sequence())
     }
 
@@ -238,7 +245,7 @@ fn check_all(check: impl Fn(&mut Oracle) -> anyhow::Result<()>) -> anyhow::Resul
 
 #[test]
 fn every_family_agrees_with_its_reference() -> anyhow::Result<()> {
-    check_all(Oracle::check)
+    check_all(if std::env::var_os("TIDEGATE_BRIEFLY").is_some() { Oracle::check_briefly } else { Oracle::check })
 }
 
 #[test]

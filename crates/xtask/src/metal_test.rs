@@ -54,7 +54,7 @@ pub(crate) fn run(workspace: &Workspace, steps: &mut Steps) {
         let mut command = Command::new("cargo");
         command.current_dir(folder(workspace)).args(["test", "--package", "engine", "--features", "metal"]);
         command.args(["--test", "oracles", "--target-dir"]).arg(&workspace.target);
-        command.args(["--", "--nocapture", name]).env("TIDEGATE_METAL_CHECKS", checks);
+        command.args(["--", "--nocapture", name]).env("TIDEGATE_METAL_CHECKS", checks).env("TIDEGATE_BRIEFLY", "1");
         command
     };
     steps.run_tests("models on Metal", &mut test("every_family_agrees_with_its_reference", "fast"));
