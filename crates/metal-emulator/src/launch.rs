@@ -18,6 +18,7 @@ pub struct Launch<'a> {
     pub(crate) constants: Vec<(ConstantId, ConstantValue)>,
     pub(crate) order: Order,
     pub(crate) checks: Checks,
+    pub(crate) opens_barriers_early: bool,
 }
 
 /// A function constant by its `[[function_constant(index)]]` or by its name.
@@ -93,6 +94,7 @@ impl<'a> Launch<'a> {
             constants: Vec::new(),
             order: Order::Forward,
             checks: Checks::Full,
+            opens_barriers_early: false,
         }
     }
 
@@ -147,6 +149,13 @@ impl<'a> Launch<'a> {
     /// What is looked at.
     pub fn checks(mut self, checks: Checks) -> Self {
         self.checks = checks;
+        self
+    }
+
+    /// Opens a barrier when every thread that has not ended waits there, as Apple's GPUs do; Metal only promises it when
+    /// all threads come (6.9.1). For kernels that are known to rely on it.
+    pub fn open_barriers_early(mut self) -> Self {
+        self.opens_barriers_early = true;
         self
     }
 

@@ -414,7 +414,7 @@ impl Run<'_> {
         let Some((flags, line)) = first else { return Ok(false) };
         let finished = self.fibers.len() as u32 - waiting;
         let kind = match different {
-            _ if finished > 0 => Some(FaultKind::BarrierNotReached { waiting, finished }),
+            _ if finished > 0 && !self.launch.opens_barriers_early => Some(FaultKind::BarrierNotReached { waiting, finished }),
             Some(second) => Some(FaultKind::BarrierMismatch { first: line.min(second), second: line.max(second) }),
             None => None,
         };
@@ -429,7 +429,9 @@ impl Run<'_> {
                 self.epochs[space] = self.machine.epoch;
             }
         }
-        self.fibers.iter_mut().for_each(|fiber| fiber.state = State::Ready);
+        for fiber in self.fibers.iter_mut().filter(|fiber| fiber.state != State::Ended) {
+            fiber.state = State::Ready;
+        }
         Ok(true)
     }
 
