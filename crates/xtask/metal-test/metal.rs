@@ -2,17 +2,20 @@
 //! with these differences: a dispatch runs at once and to its end, so nothing is ever in flight; a buffer is as long as
 //! asked for; and what a kernel does wrong fails the command buffer, as on a GPU, with the emulator's words for it.
 //!
-//! `TIDEGATE_METAL_CHECKS=full` looks at every load and store.
+//! `TIDEGATE_METAL_CHECKS=full` looks at every load and store. `TIDEGATE_METAL_KERNELS` names a file to which each kernel
+//! that runs is added.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::c_void;
+use std::fs::OpenOptions;
 use std::hash::{Hash, Hasher};
+use std::io::Write;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::{ptr, slice};
 
 use metal_emulator::{Checks, ConstantValue, Fault, Launch};
-pub use objc2_metal::MTLResourceOptions;
 use objc2_foundation::NSRange;
+pub use objc2_metal::MTLResourceOptions;
 use objc2_metal::{AlwaysResident, MTLCompileOptions, MTLSize};
 
 use crate::MetalKernelError;
@@ -385,6 +388,7 @@ impl ComputeCommandEncoder {
         if function.name.starts_with("gemv") {
             launch = launch.open_barriers_early();
         }
+        note(function);
         *fault = launch.run().err();
     }
 }
@@ -422,6 +426,18 @@ static CHECKS: LazyLock<Checks> = LazyLock::new(|| match std::env::var("TIDEGATE
     Ok("full") => Checks::Full,
     _ => Checks::Fast,
 });
+
+/// Adds a kernel to the file of those that ran, once in this process.
+fn note(function: &Function) {
+    static NOTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let line = format!("{} {}\n", function.library.name(), function.name);
+    if let Some(path) = std::env::var_os("TIDEGATE_METAL_KERNELS")
+        && locked(&NOTED).insert(line.clone())
+    {
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the file of kernels can be written");
+    }
+}
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -4,7 +4,7 @@
 //! long as asked for. Nothing of theirs is committed, and the lock file stays as it is.
 
 use anyhow::{Context, Result, bail, ensure};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -45,20 +45,44 @@ pub(crate) fn metal_test(workspace: &Workspace) -> Result<()> {
     steps.all_passed()
 }
 
-/// Every oracle model on the emulated device: whole with the quick checks, then the beginning of each with all checks.
+/// The kernels' properties and the products of every packing; every oracle model; then the beginning of each with every
+/// access to memory checked, which takes twenty times as long.
 pub(crate) fn run(workspace: &Workspace, steps: &mut Steps) {
     if !steps.work("candle over the Metal emulator", || prepare(workspace)) {
         return;
     }
-    let test = |name: &str, checks: &str| {
+    let kernels = workspace.notes().join("metal-kernels.txt");
+    // Of the last run.
+    let _ = fs::remove_file(&kernels);
+    let test = |checks: &str, package: &str, targets: &[&str], name: &[&str]| {
         let mut command = Command::new("cargo");
-        command.current_dir(folder(workspace)).args(["test", "--package", "engine", "--features", "metal"]);
-        command.args(["--test", "oracles", "--target-dir"]).arg(&workspace.target);
-        command.args(["--", "--nocapture", name]).env("TIDEGATE_METAL_CHECKS", checks).env("TIDEGATE_BRIEFLY", "1");
+        command.current_dir(folder(workspace)).args(["test", "--package", package, "--features", "metal"]);
+        command.args(targets).arg("--target-dir").arg(&workspace.target).args(["--", "--nocapture"]).args(name);
+        command.env("TIDEGATE_METAL_CHECKS", checks).env("TIDEGATE_METAL_KERNELS", &kernels);
+        command.env("TIDEGATE_BRIEFLY", "1");
         command
     };
-    steps.run_tests("models on Metal", &mut test("every_family_agrees_with_its_reference", "fast"));
-    steps.run_tests("models on Metal, every access checked", &mut test("every_family_begins_well", "full"));
+    steps.run_tests("tensor operations on Metal", &mut test("fast", "kernels", &["--lib"], &[]));
+    steps.run_tests("quantized products on Metal", &mut test("fast", "engine", &["--lib"], &["quant_tests"]));
+    let oracles = ["--test", "oracles"];
+    steps.run_tests(
+        "models on Metal",
+        &mut test("fast", "engine", &oracles, &["every_family_agrees_with_its_reference"]),
+    );
+    steps.run_tests(
+        "models on Metal, every access checked",
+        &mut test("full", "engine", &oracles, &["every_family_begins_well"]),
+    );
+    steps.work("Metal kernels that ran", || kernels_that_ran(&kernels));
+}
+
+/// How many there are in the file, which is sorted; each process has added its own.
+fn kernels_that_ran(file: &Path) -> Result<String> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    let names: BTreeSet<&str> = text.lines().collect();
+    ensure!(!names.is_empty(), "no kernel ran: the models were not on the emulated device");
+    fs::write(file, names.iter().map(|name| format!("{name}\n")).collect::<String>())?;
+    Ok(format!("{} of candle's, listed in {}", names.len(), file.display()))
 }
 
 fn folder(workspace: &Workspace) -> PathBuf {
@@ -258,4 +282,46 @@ fn write_files(folder: &Path, files: &Files) -> Result<()> {
         fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_whose_text_is_not_there_once_is_an_error() {
+        let check = |text: &str, expected: Result<&str, &str>| {
+            let mut files = Files::from([("a.rs".into(), text.into())]);
+            let edited = edit(&mut files, &[("a.rs", "old", "new")]).map_err(|error| error.to_string());
+            let text = String::from_utf8(files.remove(Path::new("a.rs")).unwrap()).unwrap();
+            assert_eq!(edited.map(|()| text), expected.map(str::to_owned).map_err(str::to_owned));
+        };
+        check("an old text", Ok("an new text"));
+        check("a text", Err("a.rs has this 0 times instead of once: old"));
+        check("old and old", Err("a.rs has this 2 times instead of once: old"));
+        assert!(edit(&mut Files::new(), &[("a.rs", "old", "new")]).is_err());
+    }
+
+    #[test]
+    fn the_locked_version_is_found_where_there_is_one() {
+        let lock = "package = [{ name = 'a', version = '1.0' }, { name = 'b', version = '1.0' }, { name = 'b', version = '2.0' }]";
+        let lock: Table = lock.parse().unwrap();
+        assert_eq!(version(&lock, "a").unwrap(), "1.0");
+        assert!(version(&lock, "b").is_err());
+        assert!(version(&lock, "c").is_err());
+    }
+
+    #[test]
+    fn a_crate_has_no_other_files_and_those_that_stay_keep_their_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = |names: &[&str]| {
+            names.iter().map(|name| (PathBuf::from(name), name.as_bytes().to_vec())).collect::<Files>()
+        };
+        write_crate(dir.path(), &files(&["Cargo.toml", "src/lib.rs", "src/metal/mod.rs"])).unwrap();
+        let written = |name: &str| fs::metadata(dir.path().join(name)).and_then(|metadata| metadata.modified());
+        let before = written("src/lib.rs").unwrap();
+        write_crate(dir.path(), &files(&["Cargo.toml", "src/lib.rs", "src/metal.rs"])).unwrap();
+        assert_eq!(written("src/lib.rs").unwrap(), before);
+        assert!(written("src/metal.rs").is_ok() && written("src/metal/mod.rs").is_err());
+    }
 }
