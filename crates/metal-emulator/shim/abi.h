@@ -75,3 +75,15 @@ struct Image {
 } // namespace emulator
 extern "C" __attribute__((visibility("hidden"))) const emulator::Hooks *metal_emulator_hooks;
 extern "C" emulator::Image metal_emulator_image;
+
+// What compiled kernels call, in shim/hooks.cpp, where no access is checked.
+#pragma GCC visibility push(hidden)
+extern "C" {
+uint32_t metal_emulator_lane();
+void metal_emulator_collective(emulator::Collective *);
+void metal_emulator_threadgroup_barrier(uint32_t flags, uint32_t line);
+void metal_emulator_simdgroup_barrier(uint32_t flags);
+void *metal_emulator_threadgroup_variable(const void *key, size_t size, size_t align);
+void metal_emulator_atomic(const volatile void *, size_t, uint32_t flags);
+}
+#pragma GCC visibility pop

@@ -1,7 +1,9 @@
 // Registration of kernels and function constants, and the call of a kernel with its arguments.
 #pragma once
+// These read what belongs to the scheduler.
+#define UNCHECKED __attribute__((no_sanitize("thread")))
 namespace emulator {
-template <class A> inline A property(Triple value) {
+template <class A> UNCHECKED inline A property(Triple value) {
   if constexpr (length<A> == 0) return (A)value.x;
   else {
     A result;
@@ -11,7 +13,7 @@ template <class A> inline A property(Triple value) {
   }
 }
 // The letters are those of src/build/translate.rs.
-template <class A> inline A property(const Thread &thread, char kind) {
+template <class A> UNCHECKED inline A property(const Thread &thread, char kind) {
   switch (kind) {
     case 'G': return property<A>(thread.position_in_grid);
     case 'T': return property<A>(thread.position_in_threadgroup);
@@ -27,17 +29,17 @@ template <class A> inline A property(const Thread &thread, char kind) {
   }
   __builtin_trap();
 }
-template <class A> inline A argument(void *bound, const Thread &thread, const Parameter &parameter) {
+template <class A> UNCHECKED inline A argument(void *bound, const Thread &thread, const Parameter &parameter) {
   if constexpr (__is_reference(A)) return *(metal::remove_reference_t<A> *)bound;
   else if constexpr (__is_pointer(A)) return (A)bound;
   else return property<A>(thread, parameter.kind);
 }
 template <class T, T...> struct Sequence {};
 template <class... A, size_t... I>
-inline void call(void (*function)(A...), void *const *bound, const Thread &thread, const Parameter *parameters, Sequence<size_t, I...>) {
+UNCHECKED inline void call(void (*function)(A...), void *const *bound, const Thread &thread, const Parameter *parameters, Sequence<size_t, I...>) {
   function(argument<A>(bound[I], thread, parameters[I])...);
 }
-template <class... A> void invoke(void *function, void *const *bound, const Thread &thread, const Parameter *parameters) {
+template <class... A> UNCHECKED void invoke(void *function, void *const *bound, const Thread &thread, const Parameter *parameters) {
   call((void (*)(A...))function, bound, thread, parameters, __make_integer_seq<Sequence, size_t, sizeof...(A)>{});
 }
 struct KernelEntry {
@@ -57,6 +59,7 @@ struct ConstantEntry {
   }
 };
 } // namespace emulator
+#undef UNCHECKED
 #define EMULATOR_JOIN_(a, b) a##b
 #define EMULATOR_JOIN(a, b) EMULATOR_JOIN_(a, b)
 #define EMULATOR_KERNEL(parameters, name, ...) static emulator::KernelEntry EMULATOR_JOIN(emulator_kernel_, __COUNTER__)(name, &__VA_ARGS__, parameters);

@@ -43,6 +43,14 @@ void *__tsan_memset(void *to, int value, size_t n) {
 void metal_emulator_atomic(const volatile void *p, size_t n, uint32_t flags) { check(p, n, ATOMIC | ALIGNED | flags); }
 void __tsan_init() {}
 
+uint32_t metal_emulator_lane() { return metal_emulator_hooks->current->thread->lane; }
+void metal_emulator_collective(Collective *part) { metal_emulator_hooks->collective(part); }
+void metal_emulator_threadgroup_barrier(uint32_t flags, uint32_t line) { metal_emulator_hooks->threadgroup_barrier(flags, line); }
+void metal_emulator_simdgroup_barrier(uint32_t flags) { metal_emulator_hooks->simdgroup_barrier(flags); }
+void *metal_emulator_threadgroup_variable(const void *key, size_t size, size_t align) {
+  return metal_emulator_hooks->threadgroup_variable(key, size, align);
+}
+
 void __sanitizer_cov_8bit_counters_init(uint8_t *start, uint8_t *end) {
   metal_emulator_image.counters = start, metal_emulator_image.counters_end = end;
 }

@@ -3,12 +3,10 @@
 #pragma once
 #define AT uint32_t line = __builtin_LINE()
 
-extern "C" __attribute__((visibility("hidden"))) void metal_emulator_atomic(const volatile void *, size_t, uint32_t flags);
-
 namespace metal {
 enum class mem_flags { mem_none = 0, mem_device = 1, mem_threadgroup = 2, mem_texture = 4, mem_threadgroup_imageblock = 8 };
 inline mem_flags operator|(mem_flags a, mem_flags b) { return (mem_flags)((int)a | (int)b); }
-inline void threadgroup_barrier(mem_flags flags, AT) { metal_emulator_hooks->threadgroup_barrier((uint32_t)flags, line); }
+inline void threadgroup_barrier(mem_flags flags, AT) { metal_emulator_threadgroup_barrier((uint32_t)flags, line); }
 
 // One thread runs at a time, so plain accesses are atomic; the check is told what they are.
 enum memory_order { memory_order_relaxed };
@@ -106,10 +104,10 @@ inline void meet(Collective **) {}
 template <class T> inline T together(void (*run)(Collective **), T in, uint32_t operand, uint32_t line) {
   Part<T> part;
   part.run = run, part.line = line, part.in = in, part.operand = operand;
-  metal_emulator_hooks->collective(&part);
+  metal_emulator_collective(&part);
   return part.out;
 }
-inline uint32_t lane() { return metal_emulator_hooks->current->thread->lane; }
+inline uint32_t lane() { return metal_emulator_lane(); }
 
 #define OPERATION(name, expression) \
   struct name { template <class T> static T apply(T a, T b) { return expression; } };
@@ -166,7 +164,7 @@ template <class T, VALID> inline T simd_broadcast_first(T x, AT) {
 }
 inline void simdgroup_barrier(mem_flags flags, AT) {
   emulator::together<uint32_t>(&emulator::meet, 0, 0, line);
-  metal_emulator_hooks->simdgroup_barrier((uint32_t)flags);
+  metal_emulator_simdgroup_barrier((uint32_t)flags);
 }
 #undef REDUCE
 #undef SHUFFLE
@@ -236,7 +234,7 @@ inline void simdgroup_multiply_accumulate(simdgroup_matrix<D, 8, 8> &d, const si
   emulator::Multiply<D, A, B, C> part;
   part.run = &emulator::multiply<D, A, B, C>, part.line = line;
   part.a = a.elements, part.b = b.elements, part.c = c.elements;
-  metal_emulator_hooks->collective(&part);
+  metal_emulator_collective(&part);
   d.elements = part.d;
 }
 template <class D, class A, class B>

@@ -17,18 +17,6 @@ VECTORS(float, float) VECTORS(half, half) VECTORS(bfloat, bfloat) VECTORS(bool, 
 VECTORS(char, char) VECTORS(uchar, uchar) VECTORS(short, short) VECTORS(ushort, ushort)
 VECTORS(int, int) VECTORS(uint, uint) VECTORS(long, long) VECTORS(ulong, ulong)
 
-// Packed vectors have their elements' alignment. Those of three are structs: clang's have the size of four.
-#define PACKED(T, name) \
-  typedef T packed_##name##2 __attribute__((ext_vector_type(2), aligned(sizeof(T)))); \
-  typedef T packed_##name##4 __attribute__((ext_vector_type(4), aligned(sizeof(T)))); \
-  struct packed_##name##3 { \
-    T x, y, z; \
-    T &operator[](int i) { return (&x)[i]; } \
-    T operator[](int i) const { return (&x)[i]; } \
-    operator name##3() const { return name##3{x, y, z}; } \
-  };
-PACKED(float, float) PACKED(half, half) PACKED(char, char) PACKED(uchar, uchar) PACKED(short, short)
-PACKED(ushort, ushort) PACKED(int, int) PACKED(uint, uint)
 constexpr half operator""h(long double x) { return (half)x; }
 
 namespace metal {
@@ -88,6 +76,20 @@ using metal::vec;
 // Element type and length of a vector; of a scalar, itself and 0.
 template <class V> struct shape { static constexpr int length = 0; using element = V; };
 template <class T, int N> struct shape<T __attribute__((ext_vector_type(N)))> { static constexpr int length = N; using element = T; };
+// Packed vectors have the size and the alignment of their elements (MSL 2.2.3).
+template <class T, int N> struct packed;
+#define PACKED(N, ...) \
+  template <class T> struct packed<T, N> { \
+    T __VA_ARGS__; \
+    packed() = default; \
+    packed(vec<T, N> v) { for (int i = 0; i < N; i++) (*this)[i] = v[i]; } \
+    explicit packed(T v) : packed(vec<T, N>(v)) {} \
+    operator vec<T, N>() const { vec<T, N> v; for (int i = 0; i < N; i++) v[i] = (*this)[i]; return v; } \
+    T &operator[](int i) { return (&x)[i]; } \
+    T operator[](int i) const { return (&x)[i]; } \
+  };
+PACKED(2, x, y) PACKED(3, x, y, z) PACKED(4, x, y, z, w)
+template <class T, int N> struct shape<packed<T, N>> { static constexpr int length = N; using element = T; };
 template <class V> constexpr int length = shape<metal::remove_cv_t<metal::remove_reference_t<V>>>::length;
 template <class V> using element = typename shape<metal::remove_cv_t<metal::remove_reference_t<V>>>::element;
 
@@ -131,6 +133,12 @@ template <class T, class U> inline __attribute__((always_inline)) constexpr T st
   else return static_cast<T>(value);
 }
 } // namespace emulator
+#define PACKED_NAMES(T) \
+  typedef emulator::packed<T, 2> packed_##T##2; \
+  typedef emulator::packed<T, 3> packed_##T##3; \
+  typedef emulator::packed<T, 4> packed_##T##4;
+PACKED_NAMES(float) PACKED_NAMES(half) PACKED_NAMES(bfloat) PACKED_NAMES(char) PACKED_NAMES(uchar) PACKED_NAMES(short)
+PACKED_NAMES(ushort) PACKED_NAMES(int) PACKED_NAMES(uint)
 
 namespace metal {
 template <class T> struct vec_elements { static constexpr int value = emulator::length<T> ? emulator::length<T> : 1; };
@@ -230,6 +238,7 @@ template <class T, class U> inline __attribute__((always_inline)) constexpr T as
 } // namespace metal
 #undef VECTORS
 #undef PACKED
+#undef PACKED_NAMES
 #undef TRAIT
 #undef INTEGER_LIMITS
 #undef FLOAT_LIMITS

@@ -131,7 +131,8 @@ pub enum FaultKind {
     /// More than the 32 KiB of every Apple GPU.
     #[error("{bytes} bytes of threadgroup memory, of which there are 32768")]
     ThreadgroupMemory { bytes: usize },
-    /// A SIMD-group operation that not all live threads of the SIMD-group execute together (6.9.2).
+    /// A SIMD-group operation that not all threads of the SIMD-group execute together (6.9.2). Without full checks,
+    /// threads that have ended don't count.
     #[error("SIMD-group {simdgroup}: {active} of {live} threads are in a SIMD-group operation, the others are not")]
     DivergentSimd { simdgroup: u32, active: u32, live: u32 },
     /// A barrier that only some threads of the threadgroup reach (6.9.1: "all threads … must execute").

@@ -387,8 +387,10 @@ impl Run<'_> {
             };
             let mut parts = [ptr::null_mut::<Collective>(); SIMD_WIDTH];
             let (mut active, mut live) = (0, 0);
+            let is_full = self.launch.checks == Checks::Full;
             for (part, fiber) in parts.iter_mut().zip(&mut self.fibers[low..high]) {
-                live += u32::from(fiber.state != State::Ended);
+                // An operation of the threads that have not ended is defined, and still most often a mistake.
+                live += u32::from(is_full || fiber.state != State::Ended);
                 if waiting(fiber).is_some_and(|(at, run)| at == line && ptr::fn_addr_eq(run, operation))
                     && let State::InCollective(own) = fiber.state
                 {

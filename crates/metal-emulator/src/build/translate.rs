@@ -446,7 +446,7 @@ fn allocate_threadgroup_variables(tokens: &mut Tokens) -> Result<(), String> {
         let name = tokens[name].text;
         let declared = format!(
             "typedef {of_type} {name}_type {sizes}; static char {name}_key; {name}_type &{name} = \
-             *({name}_type *)metal_emulator_hooks->threadgroup_variable(&{name}_key, sizeof({name}_type), alignof({name}_type));"
+             *({name}_type *)metal_emulator_threadgroup_variable(&{name}_key, sizeof({name}_type), alignof({name}_type));"
         );
         tokens.blank(at..end + 1);
         tokens[at].before = declared;
