@@ -116,7 +116,7 @@ impl Device {
         Ok(ComputePipeline(Arc::new(function.clone())))
     }
 
-    pub fn new_command_queue(&self) -> Result<CommandQueue, MetalKernelError> {
+    pub fn new_command_queue(&self) -> Result<crate::CommandQueue, MetalKernelError> {
         Ok(CommandQueue)
     }
 
@@ -431,9 +431,8 @@ static CHECKS: LazyLock<Checks> = LazyLock::new(|| match std::env::var("TIDEGATE
 fn note(function: &Function) {
     static NOTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let line = format!("{} {}\n", function.library.name(), function.name);
-    if let Some(path) = std::env::var_os("TIDEGATE_METAL_KERNELS")
-        && locked(&NOTED).insert(line.clone())
-    {
+    let Some(path) = std::env::var_os("TIDEGATE_METAL_KERNELS") else { return };
+    if locked(&NOTED).insert(line.clone()) {
         let file = OpenOptions::new().create(true).append(true).open(path);
         file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the file of kernels can be written");
     }
