@@ -70,9 +70,7 @@ fn candle_kernels(root: &Path) -> Result<PathBuf, String> {
         .split("\"manifest_path\":\"")
         .filter_map(|rest| rest.split('"').next())
         .find(|path| path.contains("/candle-metal-kernels-") && path.ends_with("/Cargo.toml"))
-        .ok_or_else(|| {
-            format!("cargo metadata knows no candle-metal-kernels: {}", String::from_utf8_lossy(&output.stderr))
-        })?;
+        .ok_or_else(|| format!("cargo metadata knows no candle-metal-kernels: {}", String::from_utf8_lossy(&output.stderr)))?;
     Ok(Path::new(manifest).with_file_name("src/metal_src"))
 }
 
@@ -123,10 +121,7 @@ fn manifest(sources: &[Source], built: &[[PathBuf; 2]]) -> Result<String, String
         let _ = writeln!(
             text,
             "Compiled {{ name: {:?}, source: {:?}, source_key: {}, fast: {fast:?}, full: {full:?}, is_counted: {} }},",
-            source.name,
-            source.path,
-            build::source_key(&metal),
-            source.is_counted
+            source.name, source.path, build::source_key(&metal), source.is_counted
         );
     }
     text.push(']');

@@ -151,8 +151,7 @@ pub(crate) fn run(launch: &Launch<'_>) -> Result<(), Fault> {
     if launch.arguments.len() > MAX_BUFFERS {
         return Err(bad(format!("{} arguments, at most {MAX_BUFFERS} can be bound", launch.arguments.len())));
     }
-    for (index, (buffer, offset, _)) in launch.arguments.iter().enumerate().filter_map(|(i, a)| Some((i, a.as_ref()?)))
-    {
+    for (index, (buffer, offset, _)) in launch.arguments.iter().enumerate().filter_map(|(i, a)| Some((i, a.as_ref()?))) {
         if *offset > buffer.len() {
             return Err(bad(format!("buffer {index} is bound at byte {offset} of {}", buffer.len())));
         }
@@ -211,8 +210,7 @@ fn set_constants(loaded: &Loaded, given: &[(ConstantId, ConstantValue)]) -> Resu
             Some((_, ConstantValue::Float(value))) => u64::from(value.to_bits()).to_le_bytes(),
         };
         if let Some((_, value)) = value
-            && (matches!(value, ConstantValue::Float(_)) != constant.is_float
-                || constant.is_float && constant.size != 4)
+            && (matches!(value, ConstantValue::Float(_)) != constant.is_float || constant.is_float && constant.size != 4)
         {
             return Err(format!("function constant {} ({} bytes) is of another type", constant.name(), constant.size));
         }
@@ -261,13 +259,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn threadgroup(
-        &mut self,
-        at: [u32; 3],
-        size: [u32; 3],
-        groups: [u32; 3],
-        grid: [u32; 3],
-    ) -> Result<(), Box<Fault>> {
+    fn threadgroup(&mut self, at: [u32; 3], size: [u32; 3], groups: [u32; 3], grid: [u32; 3]) -> Result<(), Box<Fault>> {
         self.start_threadgroup()?;
         let per = self.launch.per_threadgroup;
         let count = size.iter().product::<u32>();
@@ -319,8 +311,7 @@ impl Run<'_> {
         self.epochs = [self.group_epoch; 2];
         let mut threadgroup_arguments = Vec::new();
         for (index, &len) in self.launch.threadgroup_memory.iter().enumerate() {
-            let at =
-                if len == 0 { None } else { Some(self.allocate(Place::ThreadgroupArgument(index as u32), len, 16)?) };
+            let at = if len == 0 { None } else { Some(self.allocate(Place::ThreadgroupArgument(index as u32), len, 16)?) };
             threadgroup_arguments.push(at);
         }
         let unbound = self.machine.unbound.start;
@@ -380,8 +371,7 @@ impl Run<'_> {
                 State::InCollective(part) => Some(unsafe { ((*part).line, (*part).run) }),
                 _ => None,
             };
-            let Some((line, operation)) =
-                self.fibers[low..high].iter().filter_map(waiting).min_by_key(|(line, _)| *line)
+            let Some((line, operation)) = self.fibers[low..high].iter().filter_map(waiting).min_by_key(|(line, _)| *line)
             else {
                 return Ok(());
             };
@@ -426,9 +416,7 @@ impl Run<'_> {
         let Some((flags, line)) = first else { return Ok(false) };
         let finished = self.fibers.len() as u32 - waiting;
         let kind = match different {
-            _ if finished > 0 && !self.launch.opens_barriers_early => {
-                Some(FaultKind::BarrierNotReached { waiting, finished })
-            }
+            _ if finished > 0 && !self.launch.opens_barriers_early => Some(FaultKind::BarrierNotReached { waiting, finished }),
             Some(second) => Some(FaultKind::BarrierMismatch { first: line.min(second), second: line.max(second) }),
             None => None,
         };
@@ -572,11 +560,7 @@ impl Run<'_> {
             return Address::Unbound { index: (offset % UNBOUND / PAGE) as u32, offset: (offset % PAGE) as i64 };
         }
         let distance = |region: &Region| {
-            if address < region.start {
-                region.start - address
-            } else {
-                (address - region.start).saturating_sub(region.len)
-            }
+            if address < region.start { region.start - address } else { (address - region.start).saturating_sub(region.len) }
         };
         let nearest = (0..self.regions.len()).min_by_key(|&index| distance(&self.regions[index]));
         match nearest {
@@ -597,8 +581,11 @@ impl Run<'_> {
 
     /// A fault of a thread at an address of code, or of the threadgroup.
     fn fault(&self, thread: Option<usize>, code: usize, kind: FaultKind) -> Box<Fault> {
-        let line =
-            if code == 0 { None } else { coverage::line_of(self.launch.library, code - self.loaded.image.start) };
+        let line = if code == 0 {
+            None
+        } else {
+            coverage::line_of(self.launch.library, code - self.loaded.image.start)
+        };
         Box::new(Fault {
             kernel: self.kernel_name.to_owned(),
             threadgroup: self.threadgroup,

@@ -15,19 +15,8 @@ const OLDEST_CLANG: u32 = 19;
 
 /// The headers that the language has; all of them are `shim/metal.h`, which is included anyway.
 const HEADERS: &[&str] = &[
-    "metal_atomic",
-    "metal_common",
-    "metal_compute",
-    "metal_geometric",
-    "metal_integer",
-    "metal_limits",
-    "metal_math",
-    "metal_matrix",
-    "metal_relational",
-    "metal_simdgroup",
-    "metal_simdgroup_matrix",
-    "metal_stdlib",
-    "metal_type_traits",
+    "metal_atomic", "metal_common", "metal_compute", "metal_geometric", "metal_integer", "metal_limits", "metal_math",
+    "metal_matrix", "metal_relational", "metal_simdgroup", "metal_simdgroup_matrix", "metal_stdlib", "metal_type_traits",
     "metal_types",
 ];
 
@@ -35,25 +24,10 @@ const HEADERS: &[&str] = &[
 const PREDEFINED: &[&str] = &["__METAL__=1", "__METAL_VERSION__=310", "__METAL_MACOS__=1", "__HAVE_BFLOAT__=1"];
 
 const FLAGS: &[&str] = &[
-    "-std=c++17",
-    "-O1",
-    "-fPIC",
-    "-w",
-    "-nostdinc++",
-    "-fvisibility=hidden",
-    "-fsigned-char",
-    "-fno-exceptions",
-    "-fno-rtti",
+    "-std=c++17", "-O1", "-fPIC", "-w", "-nostdinc++", "-fvisibility=hidden", "-fsigned-char", "-fno-exceptions", "-fno-rtti",
     // Kernels reinterpret bytes. Products and sums round one by one, literals are float: as the language says.
-    "-fno-strict-aliasing",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-Xclang",
-    "-cl-single-precision-constant",
-    "-Xclang",
-    "-ffloat16-excess-precision=none",
-    "-Xclang",
-    "-fbfloat16-excess-precision=none",
+    "-fno-strict-aliasing", "-ffp-contract=off", "-fno-math-errno", "-Xclang", "-cl-single-precision-constant", "-Xclang",
+    "-ffloat16-excess-precision=none", "-Xclang", "-fbfloat16-excess-precision=none",
     // A local variable that nobody set is NaN or a number far off, in every run.
     "-ftrivial-auto-var-init=pattern",
 ];
@@ -80,24 +54,13 @@ impl Instrumentation {
 }
 
 const ACCESSES: &[&str] = &[
-    "-DMETAL_EMULATOR_FULL",
-    "-gline-tables-only",
-    "-fsanitize=thread",
-    "-mllvm",
-    "-tsan-instrument-func-entry-exit=0",
-    "-mllvm",
-    "-tsan-instrument-read-before-write=1",
+    "-DMETAL_EMULATOR_FULL", "-gline-tables-only", "-fsanitize=thread", "-mllvm", "-tsan-instrument-func-entry-exit=0",
+    "-mllvm", "-tsan-instrument-read-before-write=1",
 ];
 
 const ACCESSES_AND_BLOCKS: &[&str] = &[
-    "-DMETAL_EMULATOR_FULL",
-    "-gline-tables-only",
-    "-fsanitize=thread",
-    "-mllvm",
-    "-tsan-instrument-func-entry-exit=0",
-    "-mllvm",
-    "-tsan-instrument-read-before-write=1",
-    "-fsanitize-coverage=inline-8bit-counters,pc-table,no-prune",
+    "-DMETAL_EMULATOR_FULL", "-gline-tables-only", "-fsanitize=thread", "-mllvm", "-tsan-instrument-func-entry-exit=0",
+    "-mllvm", "-tsan-instrument-read-before-write=1", "-fsanitize-coverage=inline-8bit-counters,pc-table,no-prune",
 ];
 
 /// clang with this crate's shim, for one target.
@@ -150,13 +113,8 @@ impl Compiler {
         let object = unfinished.with_extension("o");
         command.args(&self.target).args(FLAGS).args(instrumentation.flags()).arg("-I").arg(&self.shim);
         run(command.args(["-x", "c++", "-c"]).arg(&text).arg("-o").arg(&object))?;
-        run(Command::new(&self.clang)
-            .args(&self.target)
-            .args(["-shared", "-nostdlib"])
-            .arg(&object)
-            .arg(&hooks)
-            .args(["-lm", "-lgcc", "-o"])
-            .arg(&unfinished))?;
+        run(Command::new(&self.clang).args(&self.target).args(["-shared", "-nostdlib"]).arg(&object).arg(&hooks)
+            .args(["-lm", "-lgcc", "-o"]).arg(&unfinished))?;
         let _ = fs::remove_file(&object);
         fs::rename(&unfinished, &built).map_err(|error| format!("cannot write {}: {error}", built.display()))?;
         Ok(built)
@@ -170,9 +128,7 @@ impl Compiler {
     /// The file after clang's preprocessor.
     pub(crate) fn preprocess(&self, source: &Path) -> Result<String, String> {
         let mut command = Command::new(&self.clang);
-        command
-            .args(["-E", "-x", "c++", "-std=c++17", "-nostdinc", "-undef", "-w", "-I"])
-            .arg(self.cache.join("include"));
+        command.args(["-E", "-x", "c++", "-std=c++17", "-nostdinc", "-undef", "-w", "-I"]).arg(self.cache.join("include"));
         command.args(PREDEFINED.iter().map(|name| format!("-D{name}")));
         run(command.arg(source))
     }
@@ -184,14 +140,7 @@ impl Compiler {
         let built = self.cache.join(format!("hooks-{key:016x}.o"));
         if !built.exists() {
             let unfinished = self.cache.join(format!("hooks-{key:016x}-{}.o", thread_name()));
-            run(Command::new(&self.clang)
-                .args(&self.target)
-                .args(FLAGS)
-                .arg("-O2")
-                .arg("-c")
-                .arg(&source)
-                .arg("-o")
-                .arg(&unfinished))?;
+            run(Command::new(&self.clang).args(&self.target).args(FLAGS).arg("-O2").arg("-c").arg(&source).arg("-o").arg(&unfinished))?;
             fs::rename(&unfinished, &built).map_err(|error| format!("cannot write {}: {error}", built.display()))?;
         }
         Ok(built)
@@ -236,16 +185,13 @@ fn find_clang() -> Result<(PathBuf, String), String> {
     for name in CLANGS {
         let Ok(output) = Command::new(name).arg("--version").output() else { continue };
         let version = String::from_utf8_lossy(&output.stdout).into_owned();
-        let major =
-            version.split("version ").nth(1).and_then(|rest| rest.split('.').next()).and_then(|n| n.parse().ok());
+        let major = version.split("version ").nth(1).and_then(|rest| rest.split('.').next()).and_then(|n| n.parse().ok());
         if major.is_some_and(|major: u32| major >= OLDEST_CLANG) {
             return Ok((name.into(), version));
         }
     }
-    Err(format!(
-        "Metal kernels are tested with clang {OLDEST_CLANG} or newer, which is not here. \
-                 On Debian and Ubuntu: apt-get install clang-{OLDEST_CLANG}"
-    ))
+    Err(format!("Metal kernels are tested with clang {OLDEST_CLANG} or newer, which is not here. \
+                 On Debian and Ubuntu: apt-get install clang-{OLDEST_CLANG}"))
 }
 
 fn thread_name() -> String {

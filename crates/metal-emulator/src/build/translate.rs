@@ -86,11 +86,8 @@ fn declare_constants(tokens: &mut Tokens) {
         }
         let end = tokens.find(at, &[";"]);
         let declared = tokens.slice(at + 1..assign.unwrap_or(end));
-        let words: Vec<&str> = declared
-            .iter()
-            .filter(|token| token.kind == Kind::Word && token.text != "constexpr")
-            .map(|t| t.text)
-            .collect();
+        let words: Vec<&str> =
+            declared.iter().filter(|token| token.kind == Kind::Word && token.text != "constexpr").map(|t| t.text).collect();
         let Some((&name, of_type)) = words.split_last() else { continue };
         let of_type = of_type.join(" ");
         let index = declared
@@ -377,7 +374,8 @@ fn without_parameters(entity: &str) -> &str {
 fn parameters(tokens: &[Token]) -> Vec<Parameter> {
     let (mut next_buffer, mut next_threadgroup) = (0, 0);
     let describe = |parameter: &[Token]| {
-        let attributes: Vec<&str> = parameter.iter().filter(|t| t.kind == Kind::Attribute).map(|t| t.text).collect();
+        let attributes: Vec<&str> =
+            parameter.iter().filter(|t| t.kind == Kind::Attribute).map(|t| t.text).collect();
         let argument = |name| attributes.iter().find_map(|attribute| attribute_argument(attribute, name));
         let index = |name| argument(name).and_then(|index| index.parse::<u32>().ok());
         let condition = argument("function_constant").map(str::to_owned);
@@ -436,10 +434,7 @@ fn allocate_threadgroup_variables(tokens: &mut Tokens) -> Result<(), String> {
             continue;
         }
         if !last.is(";") || tokens.slice(at..dimensions).iter().any(|token| token.is(",")) {
-            return Err(format!(
-                "cannot read this declaration: {}",
-                flat(tokens.slice(at..(end + 8).min(tokens.len())))
-            ));
+            return Err(format!("cannot read this declaration: {}", flat(tokens.slice(at..(end + 8).min(tokens.len())))));
         }
         let name = (at + 1..dimensions).rev().find(|&i| tokens[i].kind == Kind::Word).unwrap_or(at + 1);
         let (of_type, sizes) = (flat(tokens.slice(at + 1..name)), flat(tokens.slice(dimensions..end)));
@@ -478,11 +473,10 @@ mod tests {
     fn instantiations_are_registered_by_host_name() {
         let definition = "template <typename T, int N> [[kernel]] void f(device T *x [[buffer(0)]]) { }\n";
         for instance in ["void f<half, 4>(device half *);", "decltype(f<half, 4>) f<half, 4>;"] {
-            let instance = instance
-                .strip_prefix("void")
-                .map_or(format!("template [[host_name(\"f_h4\")]] [[kernel]] {instance}"), |rest| {
-                    format!("template [[host_name(\"f_h4\")]] kernel void{rest}")
-                });
+            let instance = instance.strip_prefix("void").map_or(
+                format!("template [[host_name(\"f_h4\")]] [[kernel]] {instance}"),
+                |rest| format!("template [[host_name(\"f_h4\")]] kernel void{rest}"),
+            );
             check(&format!("{definition}{instance}"), "EMULATOR_KERNEL(emulator_parameters_f, \"f_h4\", f<half, 4>)");
         }
     }
@@ -497,10 +491,7 @@ mod tests {
 
     #[test]
     fn casts_to_vectors_are_calls() {
-        check(
-            "void f() { x = (float4) p[i].xyz * (half)(y); }",
-            "emulator::c_cast<float4>( p[i].xyz) * emulator::c_cast<half>( (y))",
-        );
+        check("void f() { x = (float4) p[i].xyz * (half)(y); }", "emulator::c_cast<float4>( p[i].xyz) * emulator::c_cast<half>( (y))");
     }
 
     #[test]
