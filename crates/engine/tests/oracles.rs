@@ -217,6 +217,7 @@ fn models_of(folder: &Path) -> impl Iterator<Item = (&Path, PathBuf)> {
 }
 
 /// Opens every model and checks it. All that fail are told of.
+#[expect(clippy::print_stdout, reason = "the table is what a person runs this for")]
 fn check_all(check: impl Fn(&mut Oracle) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let mut folders: Vec<PathBuf> =
         fs::read_dir(oracles()?)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
