@@ -123,6 +123,38 @@ fn every_type_of_weights_is_supported_and_so_is_a_table_of_whole_numbers() {
     crate::header::ModelHeader::from_gguf(&gguf).unwrap().check_supported().unwrap();
 }
 
+/// Of every shape, for one token and for several: a GPU has another kernel for each.
+#[test]
+fn products_with_plain_weights_are_right_in_every_shape() {
+    let weight = |i: usize| (i * i % 61) as f32 / 32.0 - 1.0;
+    let types: [(u32, fn(f32) -> Vec<u8>); 3] = [
+        (0, |weight| weight.to_le_bytes().to_vec()),
+        (1, |weight| half::f16::from_f32(weight).to_le_bytes().to_vec()),
+        (30, |weight| half::bf16::from_f32(weight).to_le_bytes().to_vec()),
+    ];
+    for ((id, packed), rows, columns, tokens) in types.into_iter().flat_map(|kind| {
+        let shapes = [(8, 64), (12, 64), (5, 64), (64, 48), (7, 33)];
+        shapes.into_iter().flat_map(move |(rows, columns)| [1, 3].map(|tokens| (kind, rows, columns, tokens)))
+    }) {
+        let bytes = (0..rows * columns).flat_map(|i| packed(weight(i))).collect();
+        let (_folder, gguf) = open(&GgufBuilder::new().raw_tensor("w.weight", &[rows, columns], id, bytes));
+        let mut ignore = |_, _| {};
+        let mut weights = Weights::new(&gguf, &device::open(), &mut ignore);
+        let x: Vec<f32> = (0..tokens * columns).map(|i| (i * 7 % 41) as f32 / 20.0 - 1.0).collect();
+        let linear = Linear::load(&mut weights, "w", rows, columns).unwrap();
+        let product = linear.forward(&Tensor::from_slice(&x, (tokens, columns), &device::open()).unwrap()).unwrap();
+        for (i, found) in values(&product).into_iter().enumerate() {
+            let (token, row) = (i / rows, i % rows);
+            let terms = (0..columns).map(|column| x[token * columns + column] * weight(row * columns + column));
+            let (exact, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+            assert!(
+                (found - exact).abs() <= size / 100.0,
+                "{id}: {rows}x{columns} by {tokens}: {found} is not {exact}"
+            );
+        }
+    }
+}
+
 /// A matrix of the blocks of a fixture that have scales of the size that weights have.
 fn packed_matrix(tensor_type: TensorType, blocks: usize, seed: usize) -> Vec<u8> {
     let fixture = fixture(tensor_type);
