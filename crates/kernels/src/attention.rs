@@ -27,19 +27,31 @@ pub fn attention(queries: &Tensor, cache: &KvLayer, scale: f32, sinks: Option<&T
             let out = candle_nn::attention::flash_attn::<f32>(&queries, &keys, &values, scale, mask, None, None)?;
             out.squeeze(0)?.transpose(0, 1)?.reshape((tokens, heads * head_dim))
         }
-        Device::Metal(_) if is_plain && METAL_HEAD_DIMS.contains(&head_dim) => {
-            let (keys, values) = cache.heads_first()?;
-            let heads_first = queries.transpose(0, 1)?.to_dtype(keys.dtype())?.contiguous()?.unsqueeze(0)?;
+        Device::Metal(_) if is_plain && has_metal_kernel(tokens, head_dim) => {
+            // For several queries the kernel reads as many keys as if they were a multiple of its tile, past the last
+            // token if need be, so they are made one. Queries and keys are filled up alike, which keeps each query at
+            // its place, and none that is wanted sees a key that isn't there.
+            let more = if tokens > 1 { tokens.next_multiple_of(METAL_TILE) - tokens } else { 0 };
+            let (keys, values) = cache.heads_first_and_more(more)?;
+            let heads_first = queries.transpose(0, 1)?.to_dtype(keys.dtype())?.contiguous()?;
+            let heads_first = heads_first.pad_with_zeros(1, 0, more)?.contiguous()?.unsqueeze(0)?;
             let (keys, values) = (keys.unsqueeze(0)?, values.unsqueeze(0)?);
             let out = candle_nn::ops::sdpa(&heads_first, &keys, &values, None, tokens > 1, scale, 1.0)?;
-            out.squeeze(0)?.transpose(0, 1)?.reshape((tokens, heads * head_dim))?.to_dtype(queries.dtype())
+            let out = out.squeeze(0)?.narrow(1, 0, tokens)?.transpose(0, 1)?;
+            out.reshape((tokens, heads * head_dim))?.to_dtype(queries.dtype())
         }
         _ => attention_reference(queries, cache, scale, sinks),
     }
 }
 
-/// Head lengths that candle's Metal kernel was written for.
-const METAL_HEAD_DIMS: [usize; 7] = [32, 64, 72, 80, 96, 128, 256];
+/// Whether candle has a Metal kernel for so many queries with heads of this length: the one for a single query was
+/// written for fewer lengths.
+fn has_metal_kernel(tokens: usize, head_dim: usize) -> bool {
+    matches!(head_dim, 32 | 64 | 96 | 128 | 256) || (tokens > 1 && matches!(head_dim, 72 | 80))
+}
+
+/// Queries of a tile of candle's Metal kernel for several.
+const METAL_TILE: usize = 32;
 
 /// Scores that exist at once are at most so many, 64 MiB, where one query doesn't have more: over a long cache fewer
 /// queries are run at once.
@@ -48,7 +60,7 @@ pub const MOST_SCORES: usize = 1 << 24;
 /// Bytes that [`attention`] takes beside its cache and its output, for `tokens` queries over `stored` tokens.
 pub fn attention_scratch_bytes(tokens: usize, heads: usize, stored: usize, shape: &KvShape, has_sinks: bool) -> u64 {
     let sees_all = shape.span.most_seen().is_none_or(|seen| seen >= stored);
-    let has_kernel = !cfg!(feature = "cuda") && (!cfg!(feature = "metal") || METAL_HEAD_DIMS.contains(&shape.key_dim));
+    let has_kernel = !cfg!(feature = "cuda") && (!cfg!(feature = "metal") || has_metal_kernel(tokens, shape.key_dim));
     if has_kernel && shape.key_dim == shape.value_dim && sees_all && !has_sinks {
         return 0;
     }

@@ -308,6 +308,21 @@ impl KvLayer {
         if self.token_axis() == 0 { Ok((keys.transpose(0, 1)?, values.transpose(0, 1)?)) } else { Ok((keys, values)) }
     }
 
+    /// As [`Self::heads_first`], with `more` tokens after the last: what the storage has there, zeros or tokens that were
+    /// trimmed, or zeros where it ends before.
+    pub(crate) fn heads_first_and_more(&self, more: usize) -> Result<(Tensor, Tensor)> {
+        let stored = self.end - self.start;
+        let has_room =
+            self.storage.iter().all(|plane| plane.dim(self.token_axis()).is_ok_and(|room| stored + more <= room));
+        if has_room && more > 0 {
+            let longer =
+                Self { end: self.end + more, storage: self.storage.clone(), device: self.device.clone(), ..*self };
+            return longer.heads_first();
+        }
+        let (keys, values) = self.heads_first()?;
+        Ok((keys.pad_with_zeros(1, 0, more)?, values.pad_with_zeros(1, 0, more)?))
+    }
+
     /// Keys and values in the order in which they are stored: `(tokens, kv_heads, dim)` on the CPU, heads first
     /// elsewhere.
     pub(crate) fn stored(&self) -> Result<(Tensor, Tensor)> {

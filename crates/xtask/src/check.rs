@@ -11,6 +11,7 @@ use std::process::Command;
 
 use crate::edges;
 use crate::fuzz;
+use crate::metal_test;
 use crate::run;
 use crate::setup::{self, Tools};
 use crate::steps::Steps;
@@ -130,6 +131,11 @@ fn tests(workspace: &Workspace, prepared: &Prepared, steps: &mut Steps) -> Resul
         steps.run_tests("Rust tests", &mut rust);
     } else {
         steps.not_run("Rust tests", "the build failed");
+    }
+    if on_macos() {
+        steps.not_run("models on Metal", "the Rust tests run them on this Mac's GPU");
+    } else {
+        metal_test::run(workspace, steps);
     }
 
     steps.run_tests("interface: in a browser", &mut with_browser(tools.npm(workspace, &["run", "e2e"])?));

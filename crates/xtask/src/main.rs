@@ -14,6 +14,7 @@ mod check;
 mod edges;
 mod fetch;
 mod fuzz;
+mod metal_test;
 mod run;
 mod setup;
 mod steps;
@@ -33,6 +34,7 @@ const USAGE: &str = "cargo xtask TASK
   fuzz          damaged files, templates, answers: `fuzz [--seconds N | --keep] [TARGET…]`
   shots         pictures of every view
   bench         measure the starter model; further arguments go to `tidegate bench`
+  metal-test    run the engine on candle's Metal backend over the emulator (Linux)
   bindings      write ui/src/ipc/bindings.gen.ts anew
   check-deps    which crate may use which
   macos-check   type-check the macOS code on Linux; `macos-check clippy` lints it";
@@ -58,6 +60,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "test" => check::test(&workspace),
         "ci" => check::ci(&workspace),
         "fuzz" => fuzz::fuzz(&workspace, rest),
+        "metal-test" => metal_test::metal_test(&workspace),
         "shots" => check::shots(&workspace),
         "bindings" => check::write_bindings(&workspace),
         "check-deps" => edges::check(&workspace).map(|summary| println!("{summary}")),

@@ -8,6 +8,7 @@ use testkit::gguf::{GgufBuilder, tiny_model};
 
 use super::tensor_type::TensorType;
 use super::*;
+use crate::device;
 use crate::models::linear::Linear;
 
 #[path = "../../../kernels/tests/quant_fixture/mod.rs"]
@@ -122,6 +123,39 @@ fn every_type_of_weights_is_supported_and_so_is_a_table_of_whole_numbers() {
     crate::header::ModelHeader::from_gguf(&gguf).unwrap().check_supported().unwrap();
 }
 
+/// Of every shape, for one token and for several: a GPU has another kernel for each.
+#[test]
+fn products_with_plain_weights_are_right_in_every_shape() {
+    let weight = |i: usize| (i * i % 61) as f32 / 32.0 - 1.0;
+    type Pack = fn(f32) -> Vec<u8>;
+    let types: [(u32, Pack); 3] = [
+        (0, |weight| weight.to_le_bytes().to_vec()),
+        (1, |weight| half::f16::from_f32(weight).to_le_bytes().to_vec()),
+        (30, |weight| half::bf16::from_f32(weight).to_le_bytes().to_vec()),
+    ];
+    for ((id, packed), rows, columns, tokens) in types.into_iter().flat_map(|kind| {
+        let shapes = [(8, 64), (12, 64), (5, 64), (64, 48), (7, 33)];
+        shapes.into_iter().flat_map(move |(rows, columns)| [1, 3].map(|tokens| (kind, rows, columns, tokens)))
+    }) {
+        let bytes = (0..rows * columns).flat_map(|i| packed(weight(i))).collect();
+        let (_folder, gguf) = open(&GgufBuilder::new().raw_tensor("w.weight", &[rows, columns], id, bytes));
+        let mut ignore = |_, _| {};
+        let mut weights = Weights::new(&gguf, &device::open(), &mut ignore);
+        let x: Vec<f32> = (0..tokens * columns).map(|i| (i * 7 % 41) as f32 / 20.0 - 1.0).collect();
+        let linear = Linear::load(&mut weights, "w", rows, columns).unwrap();
+        let product = linear.forward(&Tensor::from_slice(&x, (tokens, columns), &device::open()).unwrap()).unwrap();
+        for (i, found) in values(&product).into_iter().enumerate() {
+            let (token, row) = (i / rows, i % rows);
+            let terms = (0..columns).map(|column| x[token * columns + column] * weight(row * columns + column));
+            let (exact, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+            assert!(
+                (found - exact).abs() <= size / 100.0,
+                "{id}: {rows}x{columns} by {tokens}: {found} is not {exact}"
+            );
+        }
+    }
+}
+
 /// A matrix of the blocks of a fixture that have scales of the size that weights have.
 fn packed_matrix(tensor_type: TensorType, blocks: usize, seed: usize) -> Vec<u8> {
     let fixture = fixture(tensor_type);
@@ -133,7 +167,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     /// Our own products round like any sum of f32: by at most 2⁻²² of the sum of the magnitudes, for rows of this length.
-    /// candle rounds the activations too, to eight bits at the coarsest, relative to the largest of them.
+    /// candle rounds the activations too, to eight bits at the coarsest, relative to the largest of them. A GPU rounds
+    /// weights or activations to f16 or bf16.
     #[test]
     fn a_product_is_that_of_the_unpacked_weights(
         type_index in 0..types().len(),
@@ -149,13 +184,13 @@ proptest! {
         let packed = packed_matrix(tensor_type, experts * rows * row_blocks, seed);
         let (_folder, gguf) = open(&GgufBuilder::new().raw_tensor("w.weight", &[experts, rows, columns], id, packed));
         let mut ignore = |_, _| {};
-        let mut weights = Weights::new(&gguf, &Device::Cpu, &mut ignore);
+        let mut weights = Weights::new(&gguf, &device::open(), &mut ignore);
         let unpacked = values(&weights.unpacked("w.weight", &[experts, rows, columns]).unwrap());
         let linears = Linear::load_experts(&mut weights, "w", experts, rows, columns).unwrap();
 
         let x: Vec<f32> = (0..tokens * columns).map(|i| ((seed + i * i) % 997) as f32 / 500.0 - 1.0).collect();
-        let x_tensor = Tensor::from_slice(&x, (tokens, columns), &Device::Cpu).unwrap();
-        let is_ours = matches!(tensor_type.packing(), Some(Packing::Ours(_)));
+        let x_tensor = Tensor::from_slice(&x, (tokens, columns), &device::open()).unwrap();
+        let is_ours = matches!(tensor_type.packing(), Some(Packing::Ours(_))) && !crate::computes_on_gpu();
         for (linear, weights) in linears.iter().zip(unpacked.chunks(rows * columns)) {
             let product = linear.forward(&x_tensor).unwrap().to_vec2::<f32>().unwrap();
             for (x, product) in x.chunks(columns).zip(&product) {
@@ -166,7 +201,9 @@ proptest! {
                     let tolerance = if is_ours {
                         terms().map(f64::abs).sum::<f64>() * 2_f64.powi(-22)
                     } else {
-                        weights.iter().map(|weight| f64::from(weight.abs())).sum::<f64>() * largest / 100.0
+                        // Below 2⁻²⁴, f16 has nothing but zero.
+                        let least = if crate::computes_on_gpu() { 2_f64.powi(-24) } else { 0.0 };
+                        weights.iter().map(|weight| f64::from(weight.abs()) / 100.0 + least).sum::<f64>() * largest + least
                     };
                     let name = tensor_type.name();
                     prop_assert!((f64::from(*found) - exact).abs() <= tolerance, "{name}: {found} is not {exact}");

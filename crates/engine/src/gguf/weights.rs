@@ -1,12 +1,12 @@
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use chat::Bytes;
 use kernels::packed::PackedMatrix;
 
 use super::mapped::{MappedBytes, copied, mapped};
 use super::{Gguf, LockedPieces, Matrix, Packing, TensorInfo};
-use crate::LoadError;
 use crate::wiring::Pieces;
+use crate::{LoadError, device};
 
 /// Hands out the tensors of a model. On the CPU they stay mapped: the system reads them when they are needed and takes
 /// the memory back when it is short. A GPU gets a copy, in f16 where candle lacks the packing.
@@ -192,6 +192,16 @@ impl<'a> Weights<'a> {
         let matrix = match (packing, &self.device) {
             (Packing::Candle(dtype), Device::Cpu) => {
                 QTensor::new(mapped(bytes, dtype), (rows, columns)).map(Matrix::Candle)
+            }
+            (Packing::Candle(dtype), Device::Metal(_))
+                if dtype != GgmlDType::F32 && !device::metal_multiplies_blocks(rows, columns) =>
+            {
+                // The range of bf16 is not f16's.
+                let plain = if dtype == GgmlDType::BF16 { DType::BF16 } else { DType::F16 };
+                QTensor::new(mapped(bytes, dtype), (rows, columns))
+                    .and_then(|blocks| blocks.dequantize(&Device::Cpu)?.to_dtype(plain)?.to_device(&self.device))
+                    .inspect(|copy| self.in_use.note_plain(copy))
+                    .map(Matrix::Plain)
             }
             (Packing::Candle(dtype), device) => QStorage::from_data((&*bytes).into(), device, dtype)
                 .inspect(|copy| self.in_use.note_blocks(copy, dtype))

@@ -12,7 +12,7 @@ use crate::LoadError;
 /// Knows the names.
 pub(super) struct Seal {
     finder: AhoCorasick,
-    /// Names without their brackets that are words, which a template may put brackets around: `think`.
+    /// Names without their brackets that are words, which a template may put brackets around: `think`, also as `/think`.
     words: Vec<String>,
 }
 
@@ -69,7 +69,8 @@ impl Sealer<'_> {
 
     /// `text`, with a seal after the first character of every name in it.
     pub(super) fn seal(&self, text: &str) -> String {
-        let is_word = self.seal.words.iter().any(|word| word == text.trim());
+        let inner = text.trim().trim_start_matches('/');
+        let is_word = self.seal.words.iter().any(|word| word == inner);
         let starts = self.seal.finder.find_overlapping_iter(text).map(|found| found.start());
         let mut places: Vec<usize> = starts.chain(is_word.then(|| text.len() - text.trim_start().len())).collect();
         places.sort_unstable();
@@ -107,6 +108,7 @@ mod tests {
         check("I think [so]", "I think [so]");
         check("</think>", "<~/t~hink>");
         check(" think ", " t~hink ");
+        check("/think", "/~think");
         check("|im_end|", "|~im_end|");
     }
 
