@@ -32,7 +32,9 @@ fn compile_all() -> Result<(), String> {
     // Beside the profiles' folders, so that a changed build script finds what an earlier one compiled.
     let target_folder = out.ancestors().nth(4).unwrap_or(&out);
     let (host, target) = (variable("HOST"), variable("TARGET"));
-    let cross = (host != target).then_some(target.as_str());
+    // As the cc crate names it.
+    let linker = PathBuf::from(variable(&format!("CC_{}", target.replace('-', "_"))));
+    let cross = (host != target).then_some((target.as_str(), linker.as_path()));
     let cache = target_folder.join("metal-emulator");
     let compiler = Compiler::find(&root.join("shim"), &cache, &variable("CARGO_CFG_TARGET_ARCH"), cross)?;
     let mut sources = Vec::new();
@@ -49,6 +51,7 @@ fn compile_all() -> Result<(), String> {
         println!("cargo::rerun-if-changed={}", root.join(file).display());
     }
     let built = in_parallel(&compiler, &sources)?;
+    compiler.prune(&built.concat());
     fs::write(out.join("libraries.rs"), manifest(&sources, &built)?).map_err(|error| error.to_string())
 }
 
@@ -70,7 +73,9 @@ fn candle_kernels(root: &Path) -> Result<PathBuf, String> {
         .split("\"manifest_path\":\"")
         .filter_map(|rest| rest.split('"').next())
         .find(|path| path.contains("/candle-metal-kernels-") && path.ends_with("/Cargo.toml"))
-        .ok_or_else(|| format!("cargo metadata knows no candle-metal-kernels: {}", String::from_utf8_lossy(&output.stderr)))?;
+        .ok_or_else(|| {
+            format!("cargo metadata knows no candle-metal-kernels: {}", String::from_utf8_lossy(&output.stderr))
+        })?;
     Ok(Path::new(manifest).with_file_name("src/metal_src"))
 }
 
@@ -121,7 +126,10 @@ fn manifest(sources: &[Source], built: &[[PathBuf; 2]]) -> Result<String, String
         let _ = writeln!(
             text,
             "Compiled {{ name: {:?}, source: {:?}, source_key: {}, fast: {fast:?}, full: {full:?}, is_counted: {} }},",
-            source.name, source.path, build::source_key(&metal), source.is_counted
+            source.name,
+            source.path,
+            build::source_key(&metal),
+            source.is_counted
         );
     }
     text.push(']');

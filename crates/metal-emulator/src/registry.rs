@@ -22,7 +22,8 @@ struct Compiled {
 static COMPILED: &[Compiled] = include!(concat!(env!("OUT_DIR"), "/libraries.rs"));
 
 static LIBRARIES: LazyLock<Vec<Library>> = LazyLock::new(|| {
-    let library = |compiled| Library { compiled, fast: OnceLock::new(), full: OnceLock::new(), launched: Mutex::default() };
+    let library =
+        |compiled| Library { compiled, fast: OnceLock::new(), full: OnceLock::new(), launched: Mutex::default() };
     COMPILED.iter().map(library).collect()
 });
 

@@ -109,8 +109,11 @@ fn conflict(mark: Mark, now: Mark, clock: Clock, is_write: bool) -> Option<Confl
     }
     let is_same_simdgroup = mark.thread() / u32::from(SIMD_WIDTH) == now.thread() / u32::from(SIMD_WIDTH);
     let is_ordered = mark.epoch < now.epoch || (is_same_simdgroup && mark.step < now.step);
-    (mark.thread() != now.thread() && !is_ordered)
-        .then(|| Conflict::Thread { index: mark.thread(), is_write, is_atomic })
+    (mark.thread() != now.thread() && !is_ordered).then(|| Conflict::Thread {
+        index: mark.thread(),
+        is_write,
+        is_atomic,
+    })
 }
 
 /// Of a piece of memory, made when it is first needed. Only pages that are used take memory.

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// clang-19 is the first whose `__bf16` computes on every CPU.
 const CLANGS: &[&str] = &["clang-19", "clang-20", "clang-21", "clang-22", "clang"];
@@ -15,8 +16,19 @@ const OLDEST_CLANG: u32 = 19;
 
 /// The headers that the language has; all of them are `shim/metal.h`, which is included anyway.
 const HEADERS: &[&str] = &[
-    "metal_atomic", "metal_common", "metal_compute", "metal_geometric", "metal_integer", "metal_limits", "metal_math",
-    "metal_matrix", "metal_relational", "metal_simdgroup", "metal_simdgroup_matrix", "metal_stdlib", "metal_type_traits",
+    "metal_atomic",
+    "metal_common",
+    "metal_compute",
+    "metal_geometric",
+    "metal_integer",
+    "metal_limits",
+    "metal_math",
+    "metal_matrix",
+    "metal_relational",
+    "metal_simdgroup",
+    "metal_simdgroup_matrix",
+    "metal_stdlib",
+    "metal_type_traits",
     "metal_types",
 ];
 
@@ -24,10 +36,25 @@ const HEADERS: &[&str] = &[
 const PREDEFINED: &[&str] = &["__METAL__=1", "__METAL_VERSION__=310", "__METAL_MACOS__=1", "__HAVE_BFLOAT__=1"];
 
 const FLAGS: &[&str] = &[
-    "-std=c++17", "-O1", "-fPIC", "-w", "-nostdinc++", "-fvisibility=hidden", "-fsigned-char", "-fno-exceptions", "-fno-rtti",
+    "-std=c++17",
+    "-O1",
+    "-fPIC",
+    "-w",
+    "-nostdinc++",
+    "-fvisibility=hidden",
+    "-fsigned-char",
+    "-fno-exceptions",
+    "-fno-rtti",
     // Kernels reinterpret bytes. Products and sums round one by one, literals are float: as the language says.
-    "-fno-strict-aliasing", "-ffp-contract=off", "-fno-math-errno", "-Xclang", "-cl-single-precision-constant", "-Xclang",
-    "-ffloat16-excess-precision=none", "-Xclang", "-fbfloat16-excess-precision=none",
+    "-fno-strict-aliasing",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-Xclang",
+    "-cl-single-precision-constant",
+    "-Xclang",
+    "-ffloat16-excess-precision=none",
+    "-Xclang",
+    "-fbfloat16-excess-precision=none",
     // A local variable that nobody set is NaN or a number far off, in every run.
     "-ftrivial-auto-var-init=pattern",
 ];
@@ -54,13 +81,24 @@ impl Instrumentation {
 }
 
 const ACCESSES: &[&str] = &[
-    "-DMETAL_EMULATOR_FULL", "-gline-tables-only", "-fsanitize=thread", "-mllvm", "-tsan-instrument-func-entry-exit=0",
-    "-mllvm", "-tsan-instrument-read-before-write=1",
+    "-DMETAL_EMULATOR_FULL",
+    "-gline-tables-only",
+    "-fsanitize=thread",
+    "-mllvm",
+    "-tsan-instrument-func-entry-exit=0",
+    "-mllvm",
+    "-tsan-instrument-read-before-write=1",
 ];
 
 const ACCESSES_AND_BLOCKS: &[&str] = &[
-    "-DMETAL_EMULATOR_FULL", "-gline-tables-only", "-fsanitize=thread", "-mllvm", "-tsan-instrument-func-entry-exit=0",
-    "-mllvm", "-tsan-instrument-read-before-write=1", "-fsanitize-coverage=inline-8bit-counters,pc-table,no-prune",
+    "-DMETAL_EMULATOR_FULL",
+    "-gline-tables-only",
+    "-fsanitize=thread",
+    "-mllvm",
+    "-tsan-instrument-func-entry-exit=0",
+    "-mllvm",
+    "-tsan-instrument-read-before-write=1",
+    "-fsanitize-coverage=inline-8bit-counters,pc-table,no-prune",
 ];
 
 /// clang with this crate's shim, for one target.
@@ -71,15 +109,16 @@ pub struct Compiler {
     shim: PathBuf,
     cache: PathBuf,
     target: Vec<String>,
+    linker: PathBuf,
 }
 
 impl Compiler {
-    /// Looks for clang. Intermediate files and results go to `cache`; `target` is a target triple where it isn't the
-    /// host's.
+    /// Looks for clang. Intermediate files and results go to `cache`; `cross` is another target than the host's, as a
+    /// triple, and the C compiler that links for it.
     ///
     /// # Errors
     /// When there is no clang, or only an older one; the text says what to install.
-    pub fn find(shim: &Path, cache: &Path, arch: &str, target: Option<&str>) -> Result<Self, String> {
+    pub fn find(shim: &Path, cache: &Path, arch: &str, cross: Option<(&str, &Path)>) -> Result<Self, String> {
         let (clang, version) = find_clang()?;
         let headers = cache.join("include");
         fs::create_dir_all(&headers).map_err(|error| format!("cannot create {}: {error}", headers.display()))?;
@@ -88,8 +127,10 @@ impl Compiler {
         }
         // Conversion between half and float is an instruction from this level on.
         let mut flags: Vec<String> = if arch == "x86_64" { vec!["-march=x86-64-v3".into()] } else { vec![] };
-        flags.extend(target.map(|target| format!("--target={target}")));
-        Ok(Self { clang, version, shim: shim.to_owned(), cache: cache.to_owned(), target: flags })
+        // Without the other system's C headers.
+        flags.extend(cross.into_iter().flat_map(|(target, _)| [format!("--target={target}"), "-ffreestanding".into()]));
+        let linker = cross.map_or_else(|| clang.clone(), |(_, linker)| linker.to_owned());
+        Ok(Self { clang, version, shim: shim.to_owned(), cache: cache.to_owned(), target: flags, linker })
     }
 
     /// Compiles a `.metal` file to a shared object and returns its path; one that was compiled before is taken as it is.
@@ -113,24 +154,57 @@ impl Compiler {
         let object = unfinished.with_extension("o");
         command.args(&self.target).args(FLAGS).args(instrumentation.flags()).arg("-I").arg(&self.shim);
         run(command.args(["-x", "c++", "-c"]).arg(&text).arg("-o").arg(&object))?;
-        run(Command::new(&self.clang).args(&self.target).args(["-shared", "-nostdlib"]).arg(&object).arg(&hooks)
-            .args(["-lm", "-lgcc", "-o"]).arg(&unfinished))?;
+        let mut link = Command::new(&self.linker);
+        run(link
+            .args(["-shared", "-nostdlib"])
+            .arg(&object)
+            .arg(&hooks)
+            .args(["-lm", "-lgcc", "-o"])
+            .arg(&unfinished))?;
         let _ = fs::remove_file(&object);
         fs::rename(&unfinished, &built).map_err(|error| format!("cannot write {}: {error}", built.display()))?;
         Ok(built)
     }
 
     /// The file as C++ for clang with the shim.
-    pub(crate) fn translate(&self, source: &Path) -> Result<String, String> {
+    fn translate(&self, source: &Path) -> Result<String, String> {
         translate::translate(&self.preprocess(source)?).map_err(|error| format!("{}: {error}", source.display()))
     }
 
-    /// The file after clang's preprocessor.
-    pub(crate) fn preprocess(&self, source: &Path) -> Result<String, String> {
+    /// What clang's front end says against a file whose address spaces it knows; empty when it takes it.
+    ///
+    /// # Errors
+    /// What the preprocessor or the rewriter says.
+    pub fn lint(&self, source: &Path) -> Result<String, String> {
+        let cpp = translate::translate_with_spaces(&self.preprocess(source)?)?;
+        let key = self.key(&cpp, Instrumentation::None)?;
+        let text = self.cache.join(format!("lint-{key:016x}.cpp"));
+        write(&text, &cpp)?;
         let mut command = Command::new(&self.clang);
-        command.args(["-E", "-x", "c++", "-std=c++17", "-nostdinc", "-undef", "-w", "-I"]).arg(self.cache.join("include"));
+        command.args(&self.target).args(FLAGS).args(["-DMETAL_EMULATOR_LINT", "-fsyntax-only", "-I"]).arg(&self.shim);
+        Ok(run(command.args(["-x", "c++"]).arg(text)).err().unwrap_or_default())
+    }
+
+    /// The file after clang's preprocessor.
+    fn preprocess(&self, source: &Path) -> Result<String, String> {
+        let mut command = Command::new(&self.clang);
+        command
+            .args(["-E", "-x", "c++", "-std=c++17", "-nostdinc", "-undef", "-w", "-I"])
+            .arg(self.cache.join("include"));
         command.args(PREDEFINED.iter().map(|name| format!("-D{name}")));
         run(command.arg(source))
+    }
+
+    /// Removes what was compiled more than a week ago and is not among `used`.
+    pub fn prune(&self, used: &[PathBuf]) {
+        let is_old = |path: &PathBuf| {
+            let age = fs::metadata(path).and_then(|file| file.modified()).map(|at| at.elapsed().unwrap_or_default());
+            age.is_ok_and(|age| age > Duration::from_secs(7 * 24 * 3600))
+        };
+        let old = files(&self.cache, &["so", "cpp"]).unwrap_or_default();
+        for path in old.iter().filter(|path| !used.contains(path) && is_old(path)) {
+            let _ = fs::remove_file(path);
+        }
     }
 
     /// The object file of the callbacks.
@@ -140,7 +214,14 @@ impl Compiler {
         let built = self.cache.join(format!("hooks-{key:016x}.o"));
         if !built.exists() {
             let unfinished = self.cache.join(format!("hooks-{key:016x}-{}.o", thread_name()));
-            run(Command::new(&self.clang).args(&self.target).args(FLAGS).arg("-O2").arg("-c").arg(&source).arg("-o").arg(&unfinished))?;
+            run(Command::new(&self.clang)
+                .args(&self.target)
+                .args(FLAGS)
+                .arg("-O2")
+                .arg("-c")
+                .arg(&source)
+                .arg("-o")
+                .arg(&unfinished))?;
             fs::rename(&unfinished, &built).map_err(|error| format!("cannot write {}: {error}", built.display()))?;
         }
         Ok(built)
@@ -185,13 +266,16 @@ fn find_clang() -> Result<(PathBuf, String), String> {
     for name in CLANGS {
         let Ok(output) = Command::new(name).arg("--version").output() else { continue };
         let version = String::from_utf8_lossy(&output.stdout).into_owned();
-        let major = version.split("version ").nth(1).and_then(|rest| rest.split('.').next()).and_then(|n| n.parse().ok());
+        let major =
+            version.split("version ").nth(1).and_then(|rest| rest.split('.').next()).and_then(|n| n.parse().ok());
         if major.is_some_and(|major: u32| major >= OLDEST_CLANG) {
             return Ok((name.into(), version));
         }
     }
-    Err(format!("Metal kernels are tested with clang {OLDEST_CLANG} or newer, which is not here. \
-                 On Debian and Ubuntu: apt-get install clang-{OLDEST_CLANG}"))
+    Err(format!(
+        "Metal kernels are tested with clang {OLDEST_CLANG} or newer, which is not here. \
+                 On Debian and Ubuntu: apt-get install clang-{OLDEST_CLANG}"
+    ))
 }
 
 fn thread_name() -> String {

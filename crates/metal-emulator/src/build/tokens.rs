@@ -74,7 +74,9 @@ impl<'a> Tokens<'a> {
                 let (inner, len) = attribute(rest);
                 push(Kind::Attribute, inner);
                 // An attribute of several lines leaves its line breaks.
-                rest[..len].match_indices('\n').for_each(|(line_break, _)| push(Kind::Space, &rest[line_break..=line_break]));
+                rest[..len]
+                    .match_indices('\n')
+                    .for_each(|(line_break, _)| push(Kind::Space, &rest[line_break..=line_break]));
                 at += len;
                 is_line_start = false;
                 continue;
@@ -180,9 +182,9 @@ pub(crate) fn flat(tokens: &[Token]) -> String {
 /// The argument of `name(…)` in an attribute's text.
 pub(crate) fn attribute_argument<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let (start, _) = text.match_indices(name).find(|(at, _)| {
-        !text[..*at].ends_with(is_word) && text[at + name.len()..].trim_start().starts_with('(')
-    })?;
+    let (start, _) = text
+        .match_indices(name)
+        .find(|(at, _)| !text[..*at].ends_with(is_word) && text[at + name.len()..].trim_start().starts_with('('))?;
     let inner = text[start + name.len()..].trim_start().strip_prefix('(')?;
     // No argument in use holds a bracket, `host_name`'s strings may.
     let end = if name == "host_name" { inner.rfind(')') } else { inner.find(')') };

@@ -48,6 +48,23 @@ pub(crate) fn translate(preprocessed: &str) -> Result<String, String> {
     Ok(format!("#include \"metal.h\"\n{}\n# 1 \"kernels\"\n{}", tokens.text(), kernels.registrations()?))
 }
 
+/// C++ that keeps its address spaces: for clang's front end only.
+///
+/// # Errors
+/// As [`translate`].
+pub(crate) fn translate_with_spaces(preprocessed: &str) -> Result<String, String> {
+    let mut tokens = Tokens::lex(preprocessed);
+    drop_loop_pragmas(&mut tokens);
+    declare_constants(&mut tokens);
+    merge_member_functions(&mut tokens);
+    rewrite_casts(&mut tokens);
+    take_kernels(&mut tokens)?;
+    for at in threadgroup_variables(&tokens)? {
+        tokens[at].before.push_str("static ");
+    }
+    Ok(format!("#include \"metal.h\"\n{}", tokens.text()))
+}
+
 fn drop_loop_pragmas(tokens: &mut Tokens) {
     for at in 0..tokens.len() {
         let token = &mut tokens[at];
@@ -86,8 +103,11 @@ fn declare_constants(tokens: &mut Tokens) {
         }
         let end = tokens.find(at, &[";"]);
         let declared = tokens.slice(at + 1..assign.unwrap_or(end));
-        let words: Vec<&str> =
-            declared.iter().filter(|token| token.kind == Kind::Word && token.text != "constexpr").map(|t| t.text).collect();
+        let words: Vec<&str> = declared
+            .iter()
+            .filter(|token| token.kind == Kind::Word && token.text != "constexpr")
+            .map(|t| t.text)
+            .collect();
         let Some((&name, of_type)) = words.split_last() else { continue };
         let of_type = of_type.join(" ");
         let index = declared
@@ -374,8 +394,7 @@ fn without_parameters(entity: &str) -> &str {
 fn parameters(tokens: &[Token]) -> Vec<Parameter> {
     let (mut next_buffer, mut next_threadgroup) = (0, 0);
     let describe = |parameter: &[Token]| {
-        let attributes: Vec<&str> =
-            parameter.iter().filter(|t| t.kind == Kind::Attribute).map(|t| t.text).collect();
+        let attributes: Vec<&str> = parameter.iter().filter(|t| t.kind == Kind::Attribute).map(|t| t.text).collect();
         let argument = |name| attributes.iter().find_map(|attribute| attribute_argument(attribute, name));
         let index = |name| argument(name).and_then(|index| index.parse::<u32>().ok());
         let condition = argument("function_constant").map(str::to_owned);
@@ -418,24 +437,9 @@ fn split_at_commas<'t, 'a>(tokens: &'t [Token<'a>]) -> Vec<&'t [Token<'a>]> {
 
 /// `threadgroup float sums[32];` in a function becomes a reference into the threadgroup's memory.
 fn allocate_threadgroup_variables(tokens: &mut Tokens) -> Result<(), String> {
-    for at in 0..tokens.len() {
-        let starts_statement = |before: usize| [";", "{", "}", ":"].iter().any(|op| tokens[before].is(op));
-        if !tokens[at].is_word("threadgroup") || !tokens.previous(at).is_none_or(starts_statement) {
-            continue;
-        }
-        let mut end = at + 1;
-        while end < tokens.len() && ![";", "(", ")", "="].iter().any(|op| tokens[end].is(op)) {
-            end = if tokens[end].is("[") { tokens.close(end) + 1 } else { end + 1 };
-        }
-        let Some(last) = tokens.get(end) else { continue };
+    for at in threadgroup_variables(tokens)? {
+        let end = tokens.find(at, &[";"]);
         let dimensions = tokens.find(at, &["["]).min(end);
-        let is_pointer = tokens.slice(at..dimensions).iter().any(|token| token.is("*") || token.is("&"));
-        if is_pointer || last.is("(") || last.is(")") {
-            continue;
-        }
-        if !last.is(";") || tokens.slice(at..dimensions).iter().any(|token| token.is(",")) {
-            return Err(format!("cannot read this declaration: {}", flat(tokens.slice(at..(end + 8).min(tokens.len())))));
-        }
         let name = (at + 1..dimensions).rev().find(|&i| tokens[i].kind == Kind::Word).unwrap_or(at + 1);
         let (of_type, sizes) = (flat(tokens.slice(at + 1..name)), flat(tokens.slice(dimensions..end)));
         let name = tokens[name].text;
@@ -447,6 +451,33 @@ fn allocate_threadgroup_variables(tokens: &mut Tokens) -> Result<(), String> {
         tokens[at].before = declared;
     }
     Ok(())
+}
+
+/// Where a variable in threadgroup memory is declared, which is not a pointer or a reference into it.
+fn threadgroup_variables(tokens: &Tokens) -> Result<Vec<usize>, String> {
+    let mut found = Vec::new();
+    for at in 0..tokens.len() {
+        let starts_statement = |before: usize| [";", "{", "}", ":"].iter().any(|op| tokens[before].is(op));
+        if !tokens[at].is_word("threadgroup") || !tokens.previous(at).is_none_or(starts_statement) {
+            continue;
+        }
+        let mut end = at + 1;
+        while end < tokens.len() && ![";", "(", ")", "="].iter().any(|op| tokens[end].is(op)) {
+            end = if tokens[end].is("[") { tokens.close(end) + 1 } else { end + 1 };
+        }
+        let Some(last) = tokens.get(end) else { continue };
+        let dimensions = tokens.find(at, &["["]).min(end);
+        let has = |operators: &[&str]| tokens.slice(at..dimensions).iter().any(|t| operators.iter().any(|op| t.is(op)));
+        if has(&["*", "&"]) || last.is("(") || last.is(")") {
+            continue;
+        }
+        if !last.is(";") || has(&[","]) {
+            let end = (end + 8).min(tokens.len());
+            return Err(format!("cannot read this declaration: {}", flat(tokens.slice(at..end))));
+        }
+        found.push(at);
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -473,10 +504,11 @@ mod tests {
     fn instantiations_are_registered_by_host_name() {
         let definition = "template <typename T, int N> [[kernel]] void f(device T *x [[buffer(0)]]) { }\n";
         for instance in ["void f<half, 4>(device half *);", "decltype(f<half, 4>) f<half, 4>;"] {
-            let instance = instance.strip_prefix("void").map_or(
-                format!("template [[host_name(\"f_h4\")]] [[kernel]] {instance}"),
-                |rest| format!("template [[host_name(\"f_h4\")]] kernel void{rest}"),
-            );
+            let instance = instance
+                .strip_prefix("void")
+                .map_or(format!("template [[host_name(\"f_h4\")]] [[kernel]] {instance}"), |rest| {
+                    format!("template [[host_name(\"f_h4\")]] kernel void{rest}")
+                });
             check(&format!("{definition}{instance}"), "EMULATOR_KERNEL(emulator_parameters_f, \"f_h4\", f<half, 4>)");
         }
     }
@@ -491,7 +523,10 @@ mod tests {
 
     #[test]
     fn casts_to_vectors_are_calls() {
-        check("void f() { x = (float4) p[i].xyz * (half)(y); }", "emulator::c_cast<float4>( p[i].xyz) * emulator::c_cast<half>( (y))");
+        check(
+            "void f() { x = (float4) p[i].xyz * (half)(y); }",
+            "emulator::c_cast<float4>( p[i].xyz) * emulator::c_cast<half>( (y))",
+        );
     }
 
     #[test]

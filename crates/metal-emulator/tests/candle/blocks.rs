@@ -12,7 +12,13 @@ pub struct Format {
     unpack: fn(&[u8]) -> Vec<f32>,
 }
 
-const fn format(name: &'static str, weights: usize, bytes: usize, scales: (usize, usize), unpack: fn(&[u8]) -> Vec<f32>) -> Format {
+const fn format(
+    name: &'static str,
+    weights: usize,
+    bytes: usize,
+    scales: (usize, usize),
+    unpack: fn(&[u8]) -> Vec<f32>,
+) -> Format {
     Format { name, weights, bytes, scales, unpack }
 }
 
@@ -33,7 +39,8 @@ impl Format {
     /// Random blocks for a matrix of `rows` × `len`, and its weights.
     pub fn random(&self, rows: usize, len: usize) -> (Vec<u8>, Vec<f32>) {
         let mut random = Random::new((rows + len) as u64);
-        let mut bytes: Vec<u8> = (0..rows * len / self.weights * self.bytes).map(|_| (random.next() >> 32) as u8).collect();
+        let mut bytes: Vec<u8> =
+            (0..rows * len / self.weights * self.bytes).map(|_| (random.next() >> 32) as u8).collect();
         for block in bytes.chunks_mut(self.bytes) {
             for scale in 0..self.scales.1 {
                 let value = f16::from_f64(0.015 + 0.01 * random.number());

@@ -5,7 +5,8 @@ use half::f16;
 use metal_emulator::{Buffer, Checks, Launch, library};
 
 /// Rows, columns and depth of a tile, and its SIMD-groups by rows and columns.
-const TILES: [[usize; 5]; 5] = [[32, 32, 16, 2, 2], [64, 64, 16, 2, 2], [64, 64, 16, 1, 2], [64, 32, 32, 2, 2], [32, 64, 16, 1, 2]];
+const TILES: [[usize; 5]; 5] =
+    [[32, 32, 16, 2, 2], [64, 64, 16, 2, 2], [64, 64, 16, 1, 2], [64, 32, 32, 2, 2], [32, 64, 16, 1, 2]];
 
 /// (batch, rows, columns) from matrices (batch, rows, columns), by the columns of the first.
 fn product<T: Number>(a: &[T], b: &[T], [batch, m, n, k]: [usize; 4]) -> Vec<f64> {
@@ -18,7 +19,8 @@ fn product<T: Number>(a: &[T], b: &[T], [batch, m, n, k]: [usize; 4]) -> Vec<f64
 }
 
 fn transposed<T: Number>(matrices: &[T], rows: usize, columns: usize) -> Vec<T> {
-    let transpose = |matrix: &[T]| (0..rows * columns).map(|i| matrix[i % rows * columns + i / rows]).collect::<Vec<_>>();
+    let transpose =
+        |matrix: &[T]| (0..rows * columns).map(|i| matrix[i % rows * columns + i / rows]).collect::<Vec<_>>();
     matrices.chunks(rows * columns).flat_map(transpose).collect()
 }
 

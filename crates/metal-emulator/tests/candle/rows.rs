@@ -100,7 +100,10 @@ fn rows_match_their_references() {
             let errors = [
                 error::<f32>(&case.rows_to_rows("softmax_f32", &[], false, order), &softmax),
                 error::<f32>(&case.rows_to_rows("rmsnorm_f32", &[&case.weight], true, order), &rms_norm),
-                error::<f32>(&case.rows_to_rows("layernorm_f32", &[&case.weight, &case.bias], true, order), &layer_norm),
+                error::<f32>(
+                    &case.rows_to_rows("layernorm_f32", &[&case.weight, &case.bias], true, order),
+                    &layer_norm,
+                ),
                 error::<f32>(&case.reduction("fast_sum_f32", order), &sum),
             ];
             let indices: Vec<u32> = case.reduction("fast_argmax_f32", order).read();
