@@ -13,6 +13,7 @@ window=(libwebkit2gtk-4.1-dev libayatana-appindicator3-dev librsvg2-dev libxdo-d
 tests=(xvfb openbox dbus-x11 dbus-daemon webkit2gtk-driver imagemagick xdotool chromium procps
   python3-gi gir1.2-gtk-3.0)
 macos_check=(libz3-4 libedit2 libxml2)
+kernels=(clang-19) # runs Metal kernels on the CPU; 20 to 22 do as well
 
 say() { printf '%s\n' "$*"; }
 die() { printf '%s\n' "$*" >&2; exit 1; }
@@ -49,6 +50,14 @@ debian_packages() {
     setup) wanted+=("${window[@]}") ;;
     test | shots) wanted+=("${window[@]}" "${tests[@]}") ;;
     ci) wanted+=("${window[@]}" "${tests[@]}" "${macos_check[@]}") ;;
+  esac
+  local clang
+  case $task in
+    test | shots | ci)
+      for clang in clang-19 clang-20 clang-21 clang-22; do
+        ! command -v $clang >/dev/null || kernels=()
+      done
+      wanted+=(${kernels[@]+"${kernels[@]}"}) ;;
   esac
   status=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${wanted[@]}" 2>/dev/null || true)
   for package in "${wanted[@]}"; do

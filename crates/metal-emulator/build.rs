@@ -32,7 +32,9 @@ fn compile_all() -> Result<(), String> {
     // Beside the profiles' folders, so that a changed build script finds what an earlier one compiled.
     let target_folder = out.ancestors().nth(4).unwrap_or(&out);
     let (host, target) = (variable("HOST"), variable("TARGET"));
-    let cross = (host != target).then_some(target.as_str());
+    // As the cc crate names it.
+    let linker = PathBuf::from(variable(&format!("CC_{}", target.replace('-', "_"))));
+    let cross = (host != target).then_some((target.as_str(), linker.as_path()));
     let cache = target_folder.join("metal-emulator");
     let compiler = Compiler::find(&root.join("shim"), &cache, &variable("CARGO_CFG_TARGET_ARCH"), cross)?;
     let mut sources = Vec::new();
@@ -49,6 +51,7 @@ fn compile_all() -> Result<(), String> {
         println!("cargo::rerun-if-changed={}", root.join(file).display());
     }
     let built = in_parallel(&compiler, &sources)?;
+    compiler.prune(&built.concat());
     fs::write(out.join("libraries.rs"), manifest(&sources, &built)?).map_err(|error| error.to_string())
 }
 

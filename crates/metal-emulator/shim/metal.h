@@ -9,11 +9,17 @@
 #include "bind.h"
 using namespace metal;
 
-// Address spaces mean nothing on a CPU; `src/lint.rs` checks them.
+// Address spaces mean nothing on a CPU; `src/lint.rs` compiles with them.
+#ifdef METAL_EMULATOR_LINT
+#define device __attribute__((address_space(1)))
+#define constant __attribute__((address_space(2))) const
+#define threadgroup __attribute__((address_space(3)))
+#else
 #define device
-#define threadgroup
-#define thread
 #define constant const
+#define threadgroup
+#endif
+#define thread
 #define static_cast emulator::static_cast_
 // Constructors of clang's vectors can't be declared, so their call form is a macro.
 #define float2(...) emulator::make<float, 2>(__VA_ARGS__)

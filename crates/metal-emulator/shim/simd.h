@@ -17,20 +17,21 @@ typedef atomic<bool> atomic_bool;
 typedef atomic<float> atomic_float;
 typedef atomic<ulong> atomic_ulong;
 #ifdef METAL_EMULATOR_FULL
-#define TELL(flags) metal_emulator_atomic(object, sizeof(T), flags)
+#define TELL(flags) metal_emulator_atomic(object, sizeof(object->value), flags)
 #else
 #define TELL(flags) (void)0
 #endif
-#define ATOMIC template <class T, class U = T> __attribute__((no_sanitize("thread"))) inline
-ATOMIC T atomic_load_explicit(const volatile atomic<T> *object, memory_order) { TELL(0); return object->value; }
-ATOMIC void atomic_store_explicit(volatile atomic<T> *object, U desired, memory_order) { TELL(emulator::WRITE); object->value = (T)desired; }
-ATOMIC T atomic_exchange_explicit(volatile atomic<T> *object, U desired, memory_order) {
+// `A` is an atomic type in any address space.
+#define ATOMIC template <class A, class U = int> __attribute__((no_sanitize("thread"))) inline
+ATOMIC auto atomic_load_explicit(const A *object, memory_order) { TELL(0); return object->value; }
+ATOMIC void atomic_store_explicit(A *object, U desired, memory_order) { TELL(emulator::WRITE); object->value = desired; }
+ATOMIC auto atomic_exchange_explicit(A *object, U desired, memory_order) {
   TELL(emulator::WRITE | emulator::UPDATE);
-  T old = object->value;
-  object->value = (T)desired;
+  auto old = object->value;
+  object->value = desired;
   return old;
 }
-ATOMIC bool atomic_compare_exchange_weak_explicit(volatile atomic<T> *object, U *expected, U desired, memory_order, memory_order) {
+ATOMIC bool atomic_compare_exchange_weak_explicit(A *object, U *expected, decltype(A::value) desired, memory_order, memory_order) {
   TELL(emulator::WRITE | emulator::UPDATE);
   if (object->value == *expected) {
     object->value = desired;
@@ -40,9 +41,10 @@ ATOMIC bool atomic_compare_exchange_weak_explicit(volatile atomic<T> *object, U 
   return false;
 }
 #define FETCH(name, ...) \
-  ATOMIC T atomic_fetch_##name##_explicit(volatile atomic<T> *object, U operand, memory_order) { \
+  ATOMIC auto atomic_fetch_##name##_explicit(A *object, U operand, memory_order) { \
     TELL(emulator::WRITE | emulator::UPDATE); \
-    T old = object->value, x = (T)operand; \
+    auto old = object->value; \
+    decltype(old) x = operand; \
     object->value = __VA_ARGS__; \
     return old; \
   }
@@ -198,12 +200,13 @@ inline ulong simdgroup_offset(unsigned i, ulong row_elements, ulong2 origin, boo
   ulong row = simdgroup_float8x8::row(emulator::lane()), col = simdgroup_float8x8::col(emulator::lane()) + i;
   return is_transposed ? (col + origin.y) * row_elements + row + origin.x : (row + origin.y) * row_elements + col + origin.x;
 }
+template <class T> T plain(T value);
 template <class T, class U> inline void simdgroup_load(simdgroup_matrix<T, 8, 8> &to, const U *from, ulong row_elements = 8, ulong2 origin = 0, bool is_transposed = false) {
-  static_assert(is_same_v<T, remove_cv_t<U>>, "simdgroup_load from another type");
+  static_assert(is_same_v<T, decltype(plain(*from))>, "simdgroup_load from another type");
   for (unsigned i = 0; i < 2; i++) to.elements[i] = from[simdgroup_offset(i, row_elements, origin, is_transposed)];
 }
 template <class T, class U> inline void simdgroup_store(const simdgroup_matrix<T, 8, 8> &from, U *to, ulong row_elements = 8, ulong2 origin = 0, bool is_transposed = false) {
-  static_assert(is_same_v<T, remove_cv_t<U>>, "simdgroup_store to another type");
+  static_assert(is_same_v<T, decltype(plain(*to))>, "simdgroup_store to another type");
   for (unsigned i = 0; i < 2; i++) to[simdgroup_offset(i, row_elements, origin, is_transposed)] = from.elements[i];
 }
 } // namespace metal

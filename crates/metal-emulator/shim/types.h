@@ -87,23 +87,30 @@ template <class T, int N> struct packed;
     operator vec<T, N>() const { vec<T, N> v; for (int i = 0; i < N; i++) v[i] = (*this)[i]; return v; } \
     T &operator[](int i) { return (&x)[i]; } \
     T operator[](int i) const { return (&x)[i]; } \
+    ARITHMETIC(+) ARITHMETIC(-) ARITHMETIC(*) ARITHMETIC(/) \
   };
+#define ARITHMETIC(op) \
+  friend auto operator op(const packed &a, const packed &b) { return to_vector(a) op to_vector(b); } \
+  template <class B> friend auto operator op(const packed &a, const B &b) { return to_vector(a) op b; } \
+  template <class A> friend auto operator op(const A &a, const packed &b) { return a op to_vector(b); }
+template <class T, int N> vec<T, N> to_vector(const packed<T, N> &v) { return v; }
 PACKED(2, x, y) PACKED(3, x, y, z) PACKED(4, x, y, z, w)
 template <class T, int N> struct shape<packed<T, N>> { static constexpr int length = N; using element = T; };
 template <class V> constexpr int length = shape<metal::remove_cv_t<metal::remove_reference_t<V>>>::length;
 template <class V> using element = typename shape<metal::remove_cv_t<metal::remove_reference_t<V>>>::element;
 
-template <class T, class U> constexpr T convert(const U &value) {
+// By value everywhere: a value has no address space, a reference has (`src/lint.rs`).
+template <class T, class U> constexpr T convert(U value) {
   // clang refuses the direct conversion between half and bfloat, MSL has it.
   if constexpr (sizeof(T) == 2 && sizeof(U) == 2 && metal::is_floating_point_v<T> && metal::is_floating_point_v<U>) return static_cast<T>(static_cast<float>(value));
   else return static_cast<T>(value);
 }
-template <class T, int N, class A> inline void put(vec<T, N> &to, int &at, const A &value) {
+template <class T, int N, class A> inline void put(vec<T, N> &to, int &at, A value) {
   if constexpr (length<A> == 0) to[at++] = convert<T>(value);
   else for (int i = 0; i < length<A>; i++) to[at++] = convert<T>((element<A>)value[i]);
 }
 // The constructors of vectors, which clang's don't have: float4(x), float4(v), float4(v2, x, y), ….
-template <class T, int N, class A> inline vec<T, N> make(const A &value) {
+template <class T, int N, class A> inline vec<T, N> make(A value) {
   vec<T, N> to;
   if constexpr (length<A> == 0) {
     for (int i = 0; i < N; i++) to[i] = convert<T>(value);
@@ -114,21 +121,20 @@ template <class T, int N, class A> inline vec<T, N> make(const A &value) {
   return to;
 }
 template <class T, int N> inline vec<T, N> make() { return vec<T, N>(0); }
-template <class T, int N, class A, class B, class... C> inline vec<T, N> make(const A &a, const B &b, const C &...c) {
+template <class T, int N, class A, class B, class... C> inline vec<T, N> make(A a, B b, C... c) {
   vec<T, N> to;
   int at = 0;
   put<T, N>(to, at, a), put<T, N>(to, at, b), (put<T, N>(to, at, c), ...);
   return to;
 }
 // What `(T)x` and `static_cast<T>(x)` mean in MSL.
-template <class T, class U> inline __attribute__((always_inline)) constexpr auto c_cast(const U &value) {
+template <class T, class U> inline __attribute__((always_inline)) constexpr auto c_cast(U value) {
   if constexpr (length<T> > 0) return make<element<T>, length<T>>(value);
   else if constexpr (metal::is_floating_point_v<T> && metal::is_floating_point_v<U>) return convert<T>(value);
   else return (T)value;
 }
-template <class T, class U> inline __attribute__((always_inline)) constexpr T static_cast_(U &&value) {
-  using From = metal::remove_cv_t<metal::remove_reference_t<U>>;
-  if constexpr (metal::is_floating_point_v<T> && metal::is_floating_point_v<From>) return convert<T>(value);
+template <class T, class U> inline __attribute__((always_inline)) constexpr T static_cast_(U value) {
+  if constexpr (metal::is_floating_point_v<T> && metal::is_floating_point_v<U>) return convert<T>(value);
   else if constexpr (length<T> > 0) return make<element<T>, length<T>>(value);
   else return static_cast<T>(value);
 }
@@ -231,6 +237,13 @@ template <class T, int C, int R> struct matrix {
   typedef matrix<T, 4, 4> T##4x4;
 MATRICES(float) MATRICES(half)
 
+template <class T, size_t N> struct array {
+  T elements[N];
+  constexpr T &operator[](size_t i) { return elements[i]; }
+  constexpr const T &operator[](size_t i) const { return elements[i]; }
+  constexpr size_t size() const { return N; }
+};
+
 template <class T, class U> inline __attribute__((always_inline)) constexpr T as_type(U value) {
   static_assert(sizeof(T) == sizeof(U), "as_type between types of different size");
   return __builtin_bit_cast(T, value);
@@ -238,6 +251,7 @@ template <class T, class U> inline __attribute__((always_inline)) constexpr T as
 } // namespace metal
 #undef VECTORS
 #undef PACKED
+#undef ARITHMETIC
 #undef PACKED_NAMES
 #undef TRAIT
 #undef INTEGER_LIMITS

@@ -99,16 +99,17 @@ impl Stack {
 
     /// A stack pointer at which [`switch`] starts `entry`, which must not return.
     pub(crate) fn start(&self, entry: extern "C" fn() -> !) -> usize {
-        let frame: Vec<usize> = if cfg!(target_arch = "x86_64") {
+        let mut frame = [0usize; 20];
+        let frame = if cfg!(target_arch = "x86_64") {
             // Six registers, the address that `ret` takes, and the place of a return address.
-            vec![0, 0, 0, 0, 0, 0, entry as usize, 0]
+            frame[6] = entry as usize;
+            &frame[..8]
         } else {
             // x19 to x29, x30 (where `ret` goes), d8 to d15.
-            let mut frame = vec![0; 20];
             frame[11] = entry as usize;
-            frame
+            &frame[..]
         };
-        let at = self.top() - size_of_val(frame.as_slice());
+        let at = self.top() - size_of_val(frame);
         // SAFETY: the frame lies inside the stack, which no fiber uses now.
         unsafe { std::ptr::copy_nonoverlapping(frame.as_ptr(), at as *mut usize, frame.len()) };
         at

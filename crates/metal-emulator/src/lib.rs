@@ -24,7 +24,7 @@
 //! It never ships: only tests depend on it, and on macOS, where Metal itself runs, it is empty. It says nothing of speed,
 //! registers, or whether Apple's compiler takes the source ([`lint`] finds wrong address spaces).
 //!
-//! Start reading in `launch.rs`; then `machine.rs` (the scheduler), `shadow.rs` (the checks) and `build/` (from `.metal`
+//! Start reading in `launch.rs`; then `machine.rs` (the scheduler), `memory.rs` and `shadow.rs` (the checks) and `build/` (from `.metal`
 //! to a shared object).
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, reason = "it loads compiled kernels, switches stacks and owns raw memory")]
@@ -39,8 +39,10 @@ mod image;
 mod launch;
 pub mod lint;
 mod machine;
+mod memory;
 mod registry;
 mod shadow;
+mod signals;
 
 pub use buffer::Buffer;
 pub use fault::{Access, Address, Fault, FaultKind, SourceLine};

@@ -3,27 +3,25 @@
 //! A thread runs until it ends, reaches a barrier or takes part in a SIMD-group operation. When no thread of a
 //! SIMD-group can run, its operation is done for all at once; when none of the threadgroup can, the barrier opens.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicPtr, Ordering};
-use std::sync::{LazyLock, Mutex, Once, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::{mem, ptr};
 
-use crate::buffer::{Buffer, Mapping};
+use crate::buffer::Mapping;
 use crate::coverage;
 use crate::fault::{Access, Address, Fault, FaultKind};
 use crate::fibers::{Stack, switch};
 use crate::image::{self, Collective, Current, Hooks, Kernel, Thread};
 use crate::launch::{ConstantId, ConstantValue, Launch};
+use crate::memory::{ARENA, Arena, Memory, Place, Steps, UNBOUND};
 use crate::registry::Loaded;
-use crate::shadow::{Clock, Conflict, Mark, Shadow};
+use crate::shadow::Shadow;
+use crate::signals;
 use crate::{Checks, Order};
 
 const SIMD_WIDTH: usize = 32;
 const MAX_THREADS: u32 = 1024;
 const MAX_BUFFERS: usize = 31;
-const THREADGROUP_MEMORY: usize = 32 << 10;
-/// Variables lie apart, so that an index past the end of one doesn't hit the next.
-const ARENA: usize = 512 << 10;
 const PAGE: usize = 4096;
 
 /// What outlives a launch, and its lock: function constants are global variables of the libraries.
@@ -31,8 +29,7 @@ struct Machine {
     stacks: Vec<Stack>,
     arena: Mapping,
     arena_shadow: Shadow,
-    /// Stands for arguments that nothing is bound to: a page for each index. The upper half may be read, for arguments
-    /// that a function constant switches off.
+    /// See [`UNBOUND`].
     unbound: Mapping,
     epoch: u32,
 }
@@ -46,7 +43,6 @@ static MACHINE: LazyLock<Mutex<Machine>> = LazyLock::new(|| {
     unsafe { unbound.start.add(UNBOUND).write_bytes(0xFF, UNBOUND) };
     Mutex::new(Machine { stacks: Vec::new(), arena, arena_shadow: Shadow::new(ARENA), unbound, epoch: 1 })
 });
-const UNBOUND: usize = 32 * PAGE;
 
 /// The launch that runs now. Hooks and the signal handler find it here.
 static RUN: AtomicPtr<Run> = AtomicPtr::new(ptr::null_mut());
@@ -78,28 +74,8 @@ struct Fiber {
     pointer: usize,
     state: State,
     thread: Thread,
-    /// Barriers of its SIMD-group, for device and for threadgroup memory.
-    steps: [u16; 2],
+    steps: Steps,
 }
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Buffer { index: u32, is_constant: bool },
-    ThreadgroupArgument(u32),
-    ThreadgroupVariable { ordinal: u32, key: usize },
-}
-
-struct Region {
-    place: Place,
-    start: usize,
-    len: usize,
-    written: *mut u8,
-    cells: *mut crate::shadow::Cell,
-    is_all_written: bool,
-}
-
-const DEVICE: usize = 0;
-const THREADGROUP: usize = 1;
 
 struct Run<'a> {
     launch: &'a Launch<'a>,
@@ -107,22 +83,13 @@ struct Run<'a> {
     kernel: &'static Kernel,
     loaded: &'static Loaded,
     machine: &'a mut Machine,
-    /// Buffers first, then threadgroup memory.
-    regions: Vec<Region>,
-    buffers: usize,
-    last_region: usize,
-    arena_used: usize,
-    threadgroup_bytes: usize,
+    memory: Memory,
     arguments: Vec<*mut u8>,
     fibers: Vec<Fiber>,
     free_stacks: Vec<usize>,
     current: Option<usize>,
     main: usize,
     threadgroup: [u32; 3],
-    launch_epoch: u32,
-    group_epoch: u32,
-    /// Of device and of threadgroup memory.
-    epochs: [u32; 2],
     fault: Option<Box<Fault>>,
     signal: Option<(usize, bool)>,
     random: u64,
@@ -160,36 +127,36 @@ pub(crate) fn run(launch: &Launch<'_>) -> Result<(), Fault> {
     set_constants(loaded, &launch.constants).map_err(bad)?;
     // SAFETY: the library's hooks are its own variable, written under the machine's lock.
     unsafe { *loaded.image.hooks = &raw const HOOKS.0 };
-    catch_signals();
+    signals::catch();
     launch.library.note_launch(kernel_name);
     machine.epoch += 1;
-    let launch_epoch = machine.epoch;
+    let is_full = launch.checks == Checks::Full;
+    let arena = Arena::new(&machine.arena, is_full.then_some(&machine.arena_shadow));
+    let image = loaded.image.start..loaded.image.end;
+    let mut memory = Memory::new(arena, machine.unbound.start as usize, image, machine.epoch);
+    for (index, argument) in launch.arguments.iter().enumerate() {
+        if let Some((buffer, _, is_constant)) = argument {
+            memory.bind(index as u32, buffer, *is_constant, is_full);
+        }
+    }
     let seed = if let Order::Shuffled(seed) = launch.order { seed } else { 0 };
     let mut run = Run {
         launch,
         kernel_name,
         kernel,
         loaded,
-        regions: Vec::new(),
-        buffers: 0,
-        last_region: 0,
-        arena_used: 0,
-        threadgroup_bytes: 0,
+        memory,
         arguments: Vec::new(),
         fibers: Vec::new(),
         free_stacks: Vec::new(),
         current: None,
         main: 0,
         threadgroup: [0; 3],
-        launch_epoch,
-        group_epoch: launch_epoch,
-        epochs: [launch_epoch; 2],
         fault: None,
         signal: None,
         random: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
         machine: &mut machine,
     };
-    run.bind_buffers();
     RUN.store((&raw mut run).cast(), Ordering::Release);
     let result = run.grid();
     RUN.store(ptr::null_mut(), Ordering::Release);
@@ -226,23 +193,6 @@ fn set_constants(loaded: &Loaded, given: &[(ConstantId, ConstantValue)]) -> Resu
 }
 
 impl Run<'_> {
-    fn bind_buffers(&mut self) {
-        let is_full = self.launch.checks == Checks::Full;
-        for (index, argument) in self.launch.arguments.iter().enumerate() {
-            let Some((buffer, _, is_constant)) = argument else { continue };
-            if self.regions.iter().any(|region| region.start == buffer.address()) {
-                continue;
-            }
-            if !is_full && !is_constant {
-                // Nobody looks at what is written now, and a later launch with full checks may read it.
-                buffer.mark_written(0..buffer.len());
-            }
-            let place = Place::Buffer { index: index as u32, is_constant: *is_constant };
-            self.regions.push(region(place, buffer, is_full));
-        }
-        self.buffers = self.regions.len();
-    }
-
     fn grid(&mut self) -> Result<(), Box<Fault>> {
         let Launch { grid, per_threadgroup: per, is_grid_in_threads, .. } = *self.launch;
         let groups = if is_grid_in_threads { [0, 1, 2].map(|i| grid[i].div_ceil(per[i])) } else { grid };
@@ -268,7 +218,9 @@ impl Run<'_> {
         groups: [u32; 3],
         grid: [u32; 3],
     ) -> Result<(), Box<Fault>> {
-        self.start_threadgroup()?;
+        self.machine.epoch += 1;
+        self.memory.start_threadgroup(self.machine.epoch, size);
+        self.bind_arguments()?;
         let per = self.launch.per_threadgroup;
         let count = size.iter().product::<u32>();
         let simdgroups = (count as usize).div_ceil(SIMD_WIDTH);
@@ -287,7 +239,7 @@ impl Run<'_> {
                 simdgroup: index / SIMD_WIDTH as u32,
                 simdgroups: simdgroups as u32,
             };
-            Fiber { stack: None, pointer: 0, state: State::Ready, thread, steps: [0; 2] }
+            Fiber { stack: None, pointer: 0, state: State::Ready, thread, steps: Steps::default() }
         }));
         self.free_stacks = (0..self.machine.stacks.len()).rev().collect();
         let mut order: Vec<usize> = (0..simdgroups).collect();
@@ -308,20 +260,12 @@ impl Run<'_> {
         }
     }
 
-    fn start_threadgroup(&mut self) -> Result<(), Box<Fault>> {
-        let arena = self.machine.arena.start.wrapping_add(PAGE);
-        // SAFETY: the arena's open part. What a threadgroup finds there is undefined: NaN.
-        unsafe { arena.write_bytes(0xFF, self.arena_used) };
-        self.regions.truncate(self.buffers);
-        (self.arena_used, self.threadgroup_bytes, self.last_region) = (0, 0, 0);
-        self.machine.epoch += 1;
-        self.group_epoch = self.machine.epoch;
-        self.epochs = [self.group_epoch; 2];
+    fn bind_arguments(&mut self) -> Result<(), Box<Fault>> {
         let mut threadgroup_arguments = Vec::new();
         for (index, &len) in self.launch.threadgroup_memory.iter().enumerate() {
-            let at =
-                if len == 0 { None } else { Some(self.allocate(Place::ThreadgroupArgument(index as u32), len, 16)?) };
-            threadgroup_arguments.push(at);
+            let place = Place::ThreadgroupArgument(index as u32);
+            let at = if len == 0 { None } else { Some(self.memory.allocate(place, len, 16)) };
+            threadgroup_arguments.push(at.transpose().map_err(|kind| self.fault(None, 0, kind))?);
         }
         let unbound = self.machine.unbound.start;
         let argument = |parameter: &image::Parameter| {
@@ -340,28 +284,6 @@ impl Run<'_> {
         };
         self.arguments = self.kernel.parameters().iter().map(argument).collect();
         Ok(())
-    }
-
-    /// Threadgroup memory for one argument or variable.
-    fn allocate(&mut self, place: Place, len: usize, align: usize) -> Result<*mut u8, Box<Fault>> {
-        self.threadgroup_bytes = self.threadgroup_bytes.next_multiple_of(align.max(1)) + len;
-        if self.threadgroup_bytes > THREADGROUP_MEMORY {
-            return Err(self.fault(None, 0, FaultKind::ThreadgroupMemory { bytes: self.threadgroup_bytes }));
-        }
-        let offset = self.arena_used.next_multiple_of(128);
-        self.arena_used = offset + len + len.max(1024);
-        let start = self.machine.arena.start.wrapping_add(PAGE + offset);
-        let is_full = self.launch.checks == Checks::Full;
-        let cells = if is_full { self.machine.arena_shadow.cells().wrapping_add(offset) } else { ptr::null_mut() };
-        self.regions.push(Region {
-            place,
-            start: start as usize,
-            len,
-            written: ptr::null_mut(),
-            cells,
-            is_all_written: false,
-        });
-        Ok(start)
     }
 
     /// Runs the threads of a SIMD-group until each has ended or waits at a barrier.
@@ -426,9 +348,7 @@ impl Run<'_> {
         let Some((flags, line)) = first else { return Ok(false) };
         let finished = self.fibers.len() as u32 - waiting;
         let kind = match different {
-            _ if finished > 0 && !self.launch.opens_barriers_early => {
-                Some(FaultKind::BarrierNotReached { waiting, finished })
-            }
+            _ if finished > 0 && !self.launch.opens_barriers_early => Some(FaultKind::BarrierNotReached { waiting, finished }),
             Some(second) => Some(FaultKind::BarrierMismatch { first: line.min(second), second: line.max(second) }),
             None => None,
         };
@@ -438,11 +358,7 @@ impl Run<'_> {
             return Err(fault);
         }
         self.machine.epoch += 1;
-        for (space, flag) in [(DEVICE, MEM_DEVICE), (THREADGROUP, MEM_THREADGROUP)] {
-            if flags & flag != 0 {
-                self.epochs[space] = self.machine.epoch;
-            }
-        }
+        self.memory.pass_barrier(flags, self.machine.epoch);
         for fiber in self.fibers.iter_mut().filter(|fiber| fiber.state != State::Ended) {
             fiber.state = State::Ready;
         }
@@ -473,7 +389,7 @@ impl Run<'_> {
         self.current = None;
         if let Some((address, is_write)) = mem::take(&mut self.signal) {
             let access = if is_write { Access::Write } else { Access::Read };
-            let address = self.nearest(address);
+            let address = self.memory.nearest(address);
             return Err(self.fault(Some(index), 0, FaultKind::OutOfBounds { access, size: 1, address }));
         }
         if let Some(fault) = self.fault.take() {
@@ -483,116 +399,6 @@ impl Run<'_> {
             self.free_stacks.extend(self.fibers[index].stack);
         }
         Ok(())
-    }
-
-    /// What is wrong with an access to memory, if anything.
-    fn check(&mut self, address: usize, size: usize, flags: u32) -> Option<FaultKind> {
-        let is_write = flags & image::WRITE != 0;
-        let is_atomic = flags & image::ATOMIC != 0;
-        let access = match (is_atomic, is_write) {
-            (true, _) => Access::Atomic,
-            (_, true) => Access::Write,
-            _ => Access::Read,
-        };
-        let holds = |region: &Region| address >= region.start && address - region.start <= region.len;
-        let fits = |region: &Region| holds(region) && region.len - (address - region.start) >= size;
-        if !self.regions.get(self.last_region).is_some_and(fits) {
-            let image = self.loaded.image;
-            match self.regions.iter().position(fits) {
-                Some(region) => self.last_region = region,
-                // Tables in constant memory and function constants.
-                None if !is_write && (image.start..image.end).contains(&address) => return None,
-                None => return Some(FaultKind::OutOfBounds { access, size, address: self.nearest(address) }),
-            }
-        }
-        let index = self.last_region;
-        if flags & image::ALIGNED != 0 && !address.is_multiple_of(size) {
-            return Some(FaultKind::Misaligned { access, size, address: self.name(index, address) });
-        }
-        let region = &self.regions[index];
-        let is_buffer = matches!(region.place, Place::Buffer { .. });
-        if is_write && matches!(region.place, Place::Buffer { is_constant: true, .. }) {
-            return Some(FaultKind::ReadOnly { size, address: self.name(index, address) });
-        }
-        let space = if is_buffer { DEVICE } else { THREADGROUP };
-        let me = &self.fibers[self.current?];
-        let now = Mark::new(self.epochs[space], me.thread.index_in_threadgroup, me.steps[space], is_atomic);
-        let clock = Clock {
-            launch: if is_buffer { self.launch_epoch } else { self.group_epoch },
-            threadgroup: self.group_epoch,
-        };
-        let offset = address - region.start;
-        for byte in offset..offset + size {
-            // SAFETY: each byte of a region has its cell and, if it is a buffer's, its byte in `written`.
-            let (cell, written) = unsafe { (&mut *region.cells.add(byte), region.written.wrapping_add(byte)) };
-            let is_read = !is_write || flags & image::UPDATE != 0;
-            if is_read && !region.is_all_written {
-                let is_written =
-                    // SAFETY: as above.
-                    if is_buffer { unsafe { *written != 0 } } else { cell.is_written_since(self.group_epoch) };
-                if !is_written {
-                    return Some(FaultKind::Uninitialized { size, address: self.name(index, region.start + byte) });
-                }
-            }
-            if let Some(conflict) = cell.touch(now, clock, is_write) {
-                return Some(self.race(access, self.name(index, region.start + byte), conflict));
-            }
-            if is_write && is_buffer {
-                // SAFETY: as above.
-                unsafe { *written = 1 };
-            }
-        }
-        None
-    }
-
-    fn race(&self, access: Access, address: Address, conflict: Conflict) -> FaultKind {
-        let earlier = |is_write, is_atomic| match (is_atomic, is_write) {
-            (true, _) => Access::Atomic,
-            (_, true) => Access::Write,
-            _ => Access::Read,
-        };
-        match conflict {
-            Conflict::Thread { index, is_write, is_atomic } => FaultKind::Race {
-                access,
-                address,
-                other: self.fibers[index as usize].thread.position_in_threadgroup.into(),
-                other_access: earlier(is_write, is_atomic),
-            },
-            Conflict::Threadgroup { is_write, is_atomic } => {
-                FaultKind::ThreadgroupRace { access, address, other_access: earlier(is_write, is_atomic) }
-            }
-        }
-    }
-
-    /// An address in the words of what lies next to it.
-    fn nearest(&self, address: usize) -> Address {
-        let unbound = self.machine.unbound.start as usize;
-        if (unbound..unbound + 2 * UNBOUND).contains(&address) {
-            let offset = address - unbound;
-            return Address::Unbound { index: (offset % UNBOUND / PAGE) as u32, offset: (offset % PAGE) as i64 };
-        }
-        let distance = |region: &Region| {
-            if address < region.start {
-                region.start - address
-            } else {
-                (address - region.start).saturating_sub(region.len)
-            }
-        };
-        let nearest = (0..self.regions.len()).min_by_key(|&index| distance(&self.regions[index]));
-        match nearest {
-            Some(index) if distance(&self.regions[index]) < FAR => self.name(index, address),
-            _ => Address::Wild(address),
-        }
-    }
-
-    fn name(&self, region: usize, address: usize) -> Address {
-        let Region { place, start, len, .. } = self.regions[region];
-        let offset = address as i64 - start as i64;
-        match place {
-            Place::Buffer { index, .. } => Address::Buffer { index, offset, len },
-            Place::ThreadgroupArgument(index) => Address::ThreadgroupArgument { index, offset, len },
-            Place::ThreadgroupVariable { ordinal, .. } => Address::ThreadgroupVariable { ordinal, offset, len },
-        }
     }
 
     /// A fault of a thread at an address of code, or of the threadgroup.
@@ -622,23 +428,6 @@ impl Run<'_> {
                 }
             }
         }
-    }
-}
-
-/// Farther than this from every buffer, an address says nothing.
-const FAR: usize = 1 << 30;
-const MEM_DEVICE: u32 = 1;
-const MEM_THREADGROUP: u32 = 2;
-
-fn region(place: Place, buffer: &Buffer, is_full: bool) -> Region {
-    let shadow = buffer.shadow();
-    Region {
-        place,
-        start: buffer.address(),
-        len: buffer.len(),
-        written: if is_full { shadow.written() } else { ptr::null_mut() },
-        cells: if is_full { shadow.cells() } else { ptr::null_mut() },
-        is_all_written: buffer.is_all_written(),
     }
 }
 
@@ -686,24 +475,14 @@ unsafe extern "C" fn threadgroup_barrier(flags: u32, line: u32) {
 unsafe extern "C" fn simdgroup_barrier(flags: u32) {
     let run = running();
     let Some(index) = run.current else { return };
-    for (space, flag) in [(DEVICE, MEM_DEVICE), (THREADGROUP, MEM_THREADGROUP)] {
-        run.fibers[index].steps[space] += u16::from(flags & flag != 0);
-    }
+    run.fibers[index].steps.pass_barrier(flags);
 }
 
 unsafe extern "C" fn threadgroup_variable(key: usize, len: usize, align: usize) -> *mut u8 {
     let run = running();
-    let known = run.regions[run.buffers..]
-        .iter()
-        .find(|region| matches!(region.place, Place::ThreadgroupVariable { key: of, .. } if of == key));
-    if let Some(region) = known {
-        return region.start as *mut u8;
-    }
-    let is_variable = |region: &&Region| matches!(region.place, Place::ThreadgroupVariable { .. });
-    let ordinal = run.regions[run.buffers..].iter().filter(is_variable).count() as u32;
-    match run.allocate(Place::ThreadgroupVariable { ordinal, key }, len, align) {
+    match run.memory.variable(key, len, align) {
         Ok(at) => at,
-        Err(fault) => stop(fault),
+        Err(kind) => stop(run.fault(run.current, 0, kind)),
     }
 }
 
@@ -714,7 +493,8 @@ unsafe extern "C" fn access(address: usize, size: usize, flags: u32, code: usize
         let kind = FaultKind::Misaligned { access: Access::Read, size, address: Address::Wild(address) };
         stop(run.fault(run.current, code, kind));
     }
-    if let Some(kind) = run.check(address, size, flags) {
+    let Some(me) = run.current.map(|index| &run.fibers[index]) else { return };
+    if let Some(kind) = run.memory.check(address, size, flags, me.thread.index_in_threadgroup, me.steps) {
         stop(run.fault(run.current, code, kind));
     }
 }
@@ -731,97 +511,25 @@ fn stop(fault: Box<Fault>) -> ! {
     leave()
 }
 
+/// For the signal handler: notes the bad address if it was a fiber that hit it, and says where to go on with which stack
+/// pointer.
+pub(crate) fn interrupt(stack_pointer: usize, address: usize, is_write: bool) -> Option<(usize, usize)> {
+    // SAFETY: while a fiber runs, whoever started it waits.
+    let run = unsafe { RUN.load(Ordering::Acquire).as_mut() }?;
+    let index = run.current?;
+    if !is_own_stack(run, index, stack_pointer) {
+        return None;
+    }
+    run.signal = Some((address, is_write));
+    // The fiber is never resumed, so its stack is free from the top.
+    let top = run.machine.stacks[run.fibers[index].stack?].top();
+    Some((leave as *const () as usize, top))
+}
+
 extern "C" fn leave() -> ! {
     let run = running();
     let mut nowhere = 0;
     // SAFETY: `main` is where `Run::resume` waits.
     unsafe { switch(&raw mut nowhere, run.main) };
     std::process::abort()
-}
-
-static mut PREVIOUS: Option<HashMap<i32, libc::sigaction>> = None;
-
-/// Turns a hit of a guard page into a fault of the launch.
-fn catch_signals() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let mut previous = HashMap::new();
-        for signal in [libc::SIGSEGV, libc::SIGBUS] {
-            // SAFETY: an all-zero sigaction is valid, and the handler below has the right type.
-            unsafe {
-                let mut action: libc::sigaction = mem::zeroed();
-                action.sa_sigaction = on_signal as *const () as usize;
-                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
-                let mut before: libc::sigaction = mem::zeroed();
-                libc::sigaction(signal, &raw const action, &raw mut before);
-                previous.insert(signal, before);
-            }
-        }
-        // SAFETY: written once, before any fiber runs.
-        unsafe { PREVIOUS = Some(previous) };
-    });
-}
-
-extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    let context: *mut libc::ucontext_t = context.cast();
-    // SAFETY: while a fiber runs, whoever started it waits; the kernel made `info` and `context`.
-    unsafe {
-        if let Some(run) = RUN.load(Ordering::Acquire).as_mut()
-            && let Some(index) = run.current
-            && is_own_stack(run, index, stack_pointer(context))
-        {
-            run.signal = Some(((*info).si_addr() as usize, is_write(context)));
-            // The fiber is never resumed, so its stack is free from the top.
-            let top = run.machine.stacks[run.fibers[index].stack.unwrap_or_default()].top();
-            go_to(context, leave as *const () as usize, top);
-            return;
-        }
-        // Not ours: whoever was there before sees it when the instruction runs again.
-        #[expect(static_mut_refs, reason = "written once, before any handler can run")]
-        if let Some(previous) = PREVIOUS.as_ref().and_then(|previous| previous.get(&signal)) {
-            libc::sigaction(signal, previous, ptr::null_mut());
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-unsafe fn stack_pointer(context: *mut libc::ucontext_t) -> usize {
-    // SAFETY: the kernel made the context.
-    unsafe { (*context).uc_mcontext.gregs[libc::REG_RSP as usize] as usize }
-}
-
-#[cfg(target_arch = "x86_64")]
-unsafe fn is_write(context: *mut libc::ucontext_t) -> bool {
-    // SAFETY: as above. Bit 1 of the page fault's error code.
-    unsafe { (*context).uc_mcontext.gregs[libc::REG_ERR as usize] & 2 != 0 }
-}
-
-#[cfg(target_arch = "x86_64")]
-unsafe fn go_to(context: *mut libc::ucontext_t, code: usize, top: usize) {
-    // SAFETY: as above. A function starts 8 bytes below a multiple of 16, as after a call.
-    unsafe {
-        (*context).uc_mcontext.gregs[libc::REG_RIP as usize] = code as i64;
-        (*context).uc_mcontext.gregs[libc::REG_RSP as usize] = (top - 8) as i64;
-    }
-}
-
-#[cfg(target_arch = "aarch64")]
-unsafe fn stack_pointer(context: *mut libc::ucontext_t) -> usize {
-    // SAFETY: the kernel made the context.
-    unsafe { (*context).uc_mcontext.sp as usize }
-}
-
-/// Not in the context's fixed part.
-#[cfg(target_arch = "aarch64")]
-unsafe fn is_write(_: *mut libc::ucontext_t) -> bool {
-    false
-}
-
-#[cfg(target_arch = "aarch64")]
-unsafe fn go_to(context: *mut libc::ucontext_t, code: usize, top: usize) {
-    // SAFETY: as above.
-    unsafe {
-        (*context).uc_mcontext.pc = code as u64;
-        (*context).uc_mcontext.sp = top as u64;
-    }
 }

@@ -22,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("vitals", &["chat"]),
     ("wire", &["chat"]),
     ("kernels", &[]),
+    ("metal-emulator", &[]),
     ("chat", &[]),
     ("testkit", &["chat", "wire"]),
     ("system-tests", &[]),

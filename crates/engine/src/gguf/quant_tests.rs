@@ -126,8 +126,8 @@ fn every_type_of_weights_is_supported_and_so_is_a_table_of_whole_numbers() {
 /// Of every shape, for one token and for several: a GPU has another kernel for each.
 #[test]
 fn products_with_plain_weights_are_right_in_every_shape() {
-    let weight = |i: usize| (i * i % 61) as f32 / 32.0 - 1.0;
     type Pack = fn(f32) -> Vec<u8>;
+    let weight = |i: usize| (i * i % 61) as f32 / 32.0 - 1.0;
     let types: [(u32, Pack); 3] = [
         (0, |weight| weight.to_le_bytes().to_vec()),
         (1, |weight| half::f16::from_f32(weight).to_le_bytes().to_vec()),

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// clang-19 is the first whose `__bf16` computes on every CPU.
 const CLANGS: &[&str] = &["clang-19", "clang-20", "clang-21", "clang-22", "clang"];
@@ -108,15 +109,16 @@ pub struct Compiler {
     shim: PathBuf,
     cache: PathBuf,
     target: Vec<String>,
+    linker: PathBuf,
 }
 
 impl Compiler {
-    /// Looks for clang. Intermediate files and results go to `cache`; `target` is a target triple where it isn't the
-    /// host's.
+    /// Looks for clang. Intermediate files and results go to `cache`; `cross` is another target than the host's, as a
+    /// triple, and the C compiler that links for it.
     ///
     /// # Errors
     /// When there is no clang, or only an older one; the text says what to install.
-    pub fn find(shim: &Path, cache: &Path, arch: &str, target: Option<&str>) -> Result<Self, String> {
+    pub fn find(shim: &Path, cache: &Path, arch: &str, cross: Option<(&str, &Path)>) -> Result<Self, String> {
         let (clang, version) = find_clang()?;
         let headers = cache.join("include");
         fs::create_dir_all(&headers).map_err(|error| format!("cannot create {}: {error}", headers.display()))?;
@@ -125,8 +127,10 @@ impl Compiler {
         }
         // Conversion between half and float is an instruction from this level on.
         let mut flags: Vec<String> = if arch == "x86_64" { vec!["-march=x86-64-v3".into()] } else { vec![] };
-        flags.extend(target.map(|target| format!("--target={target}")));
-        Ok(Self { clang, version, shim: shim.to_owned(), cache: cache.to_owned(), target: flags })
+        // Without the other system's C headers.
+        flags.extend(cross.into_iter().flat_map(|(target, _)| [format!("--target={target}"), "-ffreestanding".into()]));
+        let linker = cross.map_or_else(|| clang.clone(), |(_, linker)| linker.to_owned());
+        Ok(Self { clang, version, shim: shim.to_owned(), cache: cache.to_owned(), target: flags, linker })
     }
 
     /// Compiles a `.metal` file to a shared object and returns its path; one that was compiled before is taken as it is.
@@ -150,8 +154,8 @@ impl Compiler {
         let object = unfinished.with_extension("o");
         command.args(&self.target).args(FLAGS).args(instrumentation.flags()).arg("-I").arg(&self.shim);
         run(command.args(["-x", "c++", "-c"]).arg(&text).arg("-o").arg(&object))?;
-        run(Command::new(&self.clang)
-            .args(&self.target)
+        let mut link = Command::new(&self.linker);
+        run(link
             .args(["-shared", "-nostdlib"])
             .arg(&object)
             .arg(&hooks)
@@ -163,18 +167,44 @@ impl Compiler {
     }
 
     /// The file as C++ for clang with the shim.
-    pub(crate) fn translate(&self, source: &Path) -> Result<String, String> {
+    fn translate(&self, source: &Path) -> Result<String, String> {
         translate::translate(&self.preprocess(source)?).map_err(|error| format!("{}: {error}", source.display()))
     }
 
+    /// What clang's front end says against a file whose address spaces it knows; empty when it takes it.
+    ///
+    /// # Errors
+    /// What the preprocessor or the rewriter says.
+    pub fn lint(&self, source: &Path) -> Result<String, String> {
+        let cpp = translate::translate_with_spaces(&self.preprocess(source)?)?;
+        let key = self.key(&cpp, Instrumentation::None)?;
+        let text = self.cache.join(format!("lint-{key:016x}.cpp"));
+        write(&text, &cpp)?;
+        let mut command = Command::new(&self.clang);
+        command.args(&self.target).args(FLAGS).args(["-DMETAL_EMULATOR_LINT", "-fsyntax-only", "-I"]).arg(&self.shim);
+        Ok(run(command.args(["-x", "c++"]).arg(text)).err().unwrap_or_default())
+    }
+
     /// The file after clang's preprocessor.
-    pub(crate) fn preprocess(&self, source: &Path) -> Result<String, String> {
+    fn preprocess(&self, source: &Path) -> Result<String, String> {
         let mut command = Command::new(&self.clang);
         command
             .args(["-E", "-x", "c++", "-std=c++17", "-nostdinc", "-undef", "-w", "-I"])
             .arg(self.cache.join("include"));
         command.args(PREDEFINED.iter().map(|name| format!("-D{name}")));
         run(command.arg(source))
+    }
+
+    /// Removes what was compiled more than a week ago and is not among `used`.
+    pub fn prune(&self, used: &[PathBuf]) {
+        let is_old = |path: &PathBuf| {
+            let age = fs::metadata(path).and_then(|file| file.modified()).map(|at| at.elapsed().unwrap_or_default());
+            age.is_ok_and(|age| age > Duration::from_secs(7 * 24 * 3600))
+        };
+        let old = files(&self.cache, &["so", "cpp"]).unwrap_or_default();
+        for path in old.iter().filter(|path| !used.contains(path) && is_old(path)) {
+            let _ = fs::remove_file(path);
+        }
     }
 
     /// The object file of the callbacks.

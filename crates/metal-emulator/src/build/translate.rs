@@ -48,6 +48,23 @@ pub(crate) fn translate(preprocessed: &str) -> Result<String, String> {
     Ok(format!("#include \"metal.h\"\n{}\n# 1 \"kernels\"\n{}", tokens.text(), kernels.registrations()?))
 }
 
+/// C++ that keeps its address spaces: for clang's front end only.
+///
+/// # Errors
+/// As [`translate`].
+pub(crate) fn translate_with_spaces(preprocessed: &str) -> Result<String, String> {
+    let mut tokens = Tokens::lex(preprocessed);
+    drop_loop_pragmas(&mut tokens);
+    declare_constants(&mut tokens);
+    merge_member_functions(&mut tokens);
+    rewrite_casts(&mut tokens);
+    take_kernels(&mut tokens)?;
+    for at in threadgroup_variables(&tokens)? {
+        tokens[at].before.push_str("static ");
+    }
+    Ok(format!("#include \"metal.h\"\n{}", tokens.text()))
+}
+
 fn drop_loop_pragmas(tokens: &mut Tokens) {
     for at in 0..tokens.len() {
         let token = &mut tokens[at];
@@ -420,27 +437,9 @@ fn split_at_commas<'t, 'a>(tokens: &'t [Token<'a>]) -> Vec<&'t [Token<'a>]> {
 
 /// `threadgroup float sums[32];` in a function becomes a reference into the threadgroup's memory.
 fn allocate_threadgroup_variables(tokens: &mut Tokens) -> Result<(), String> {
-    for at in 0..tokens.len() {
-        let starts_statement = |before: usize| [";", "{", "}", ":"].iter().any(|op| tokens[before].is(op));
-        if !tokens[at].is_word("threadgroup") || !tokens.previous(at).is_none_or(starts_statement) {
-            continue;
-        }
-        let mut end = at + 1;
-        while end < tokens.len() && ![";", "(", ")", "="].iter().any(|op| tokens[end].is(op)) {
-            end = if tokens[end].is("[") { tokens.close(end) + 1 } else { end + 1 };
-        }
-        let Some(last) = tokens.get(end) else { continue };
+    for at in threadgroup_variables(tokens)? {
+        let end = tokens.find(at, &[";"]);
         let dimensions = tokens.find(at, &["["]).min(end);
-        let is_pointer = tokens.slice(at..dimensions).iter().any(|token| token.is("*") || token.is("&"));
-        if is_pointer || last.is("(") || last.is(")") {
-            continue;
-        }
-        if !last.is(";") || tokens.slice(at..dimensions).iter().any(|token| token.is(",")) {
-            return Err(format!(
-                "cannot read this declaration: {}",
-                flat(tokens.slice(at..(end + 8).min(tokens.len())))
-            ));
-        }
         let name = (at + 1..dimensions).rev().find(|&i| tokens[i].kind == Kind::Word).unwrap_or(at + 1);
         let (of_type, sizes) = (flat(tokens.slice(at + 1..name)), flat(tokens.slice(dimensions..end)));
         let name = tokens[name].text;
@@ -452,6 +451,33 @@ fn allocate_threadgroup_variables(tokens: &mut Tokens) -> Result<(), String> {
         tokens[at].before = declared;
     }
     Ok(())
+}
+
+/// Where a variable in threadgroup memory is declared, which is not a pointer or a reference into it.
+fn threadgroup_variables(tokens: &Tokens) -> Result<Vec<usize>, String> {
+    let mut found = Vec::new();
+    for at in 0..tokens.len() {
+        let starts_statement = |before: usize| [";", "{", "}", ":"].iter().any(|op| tokens[before].is(op));
+        if !tokens[at].is_word("threadgroup") || !tokens.previous(at).is_none_or(starts_statement) {
+            continue;
+        }
+        let mut end = at + 1;
+        while end < tokens.len() && ![";", "(", ")", "="].iter().any(|op| tokens[end].is(op)) {
+            end = if tokens[end].is("[") { tokens.close(end) + 1 } else { end + 1 };
+        }
+        let Some(last) = tokens.get(end) else { continue };
+        let dimensions = tokens.find(at, &["["]).min(end);
+        let has = |operators: &[&str]| tokens.slice(at..dimensions).iter().any(|t| operators.iter().any(|op| t.is(op)));
+        if has(&["*", "&"]) || last.is("(") || last.is(")") {
+            continue;
+        }
+        if !last.is(";") || has(&[","]) {
+            let end = (end + 8).min(tokens.len());
+            return Err(format!("cannot read this declaration: {}", flat(tokens.slice(at..end))));
+        }
+        found.push(at);
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

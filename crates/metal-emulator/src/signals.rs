@@ -1,0 +1,89 @@
+//! Hits of guard pages, as faults of the launch instead of the end of the process.
+
+use std::collections::HashMap;
+use std::sync::Once;
+use std::{mem, ptr};
+
+use crate::machine;
+
+static mut PREVIOUS: Option<HashMap<i32, libc::sigaction>> = None;
+
+/// Installs the handler, once.
+pub(crate) fn catch() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let mut previous = HashMap::new();
+        for signal in [libc::SIGSEGV, libc::SIGBUS] {
+            // SAFETY: an all-zero sigaction is valid, and the handler below has the right type.
+            unsafe {
+                let mut action: libc::sigaction = mem::zeroed();
+                action.sa_sigaction = on_signal as *const () as usize;
+                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+                let mut before: libc::sigaction = mem::zeroed();
+                libc::sigaction(signal, &raw const action, &raw mut before);
+                previous.insert(signal, before);
+            }
+        }
+        // SAFETY: written once, before any fiber runs.
+        unsafe { PREVIOUS = Some(previous) };
+    });
+}
+
+extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let context: *mut libc::ucontext_t = context.cast();
+    // SAFETY: the kernel made `info` and `context`.
+    unsafe {
+        let address = (*info).si_addr() as usize;
+        if let Some((code, top)) = machine::interrupt(stack_pointer(context), address, is_write(context)) {
+            go_to(context, code, top);
+            return;
+        }
+        // Not ours: whoever was there before sees it when the instruction runs again.
+        #[expect(static_mut_refs, reason = "written once, before any handler can run")]
+        if let Some(previous) = PREVIOUS.as_ref().and_then(|previous| previous.get(&signal)) {
+            libc::sigaction(signal, previous, ptr::null_mut());
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+unsafe fn stack_pointer(context: *mut libc::ucontext_t) -> usize {
+    // SAFETY: the kernel made the context.
+    unsafe { (*context).uc_mcontext.gregs[libc::REG_RSP as usize] as usize }
+}
+
+#[cfg(target_arch = "x86_64")]
+unsafe fn is_write(context: *mut libc::ucontext_t) -> bool {
+    // SAFETY: as above. Bit 1 of the page fault's error code.
+    unsafe { (*context).uc_mcontext.gregs[libc::REG_ERR as usize] & 2 != 0 }
+}
+
+#[cfg(target_arch = "x86_64")]
+unsafe fn go_to(context: *mut libc::ucontext_t, code: usize, top: usize) {
+    // SAFETY: as above. A function starts 8 bytes below a multiple of 16, as after a call.
+    unsafe {
+        (*context).uc_mcontext.gregs[libc::REG_RIP as usize] = code as i64;
+        (*context).uc_mcontext.gregs[libc::REG_RSP as usize] = (top - 8) as i64;
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+unsafe fn stack_pointer(context: *mut libc::ucontext_t) -> usize {
+    // SAFETY: the kernel made the context.
+    unsafe { (*context).uc_mcontext.sp as usize }
+}
+
+/// Not in the context's fixed part.
+#[cfg(target_arch = "aarch64")]
+unsafe fn is_write(_: *mut libc::ucontext_t) -> bool {
+    false
+}
+
+#[cfg(target_arch = "aarch64")]
+unsafe fn go_to(context: *mut libc::ucontext_t, code: usize, top: usize) {
+    // SAFETY: as above.
+    unsafe {
+        (*context).uc_mcontext.pc = code as u64;
+        (*context).uc_mcontext.sp = top as u64;
+    }
+}
