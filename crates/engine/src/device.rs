@@ -111,8 +111,8 @@ pub(crate) const fn metal_multiplies_blocks(rows: usize, columns: usize) -> bool
     rows.is_multiple_of(4) && columns.is_multiple_of(32)
 }
 
-/// Bytes that a matrix of `rows` × `columns` takes on a GPU beyond those in the file: blocks that candle lacks, or has no
-/// kernels for in this shape, are unpacked to two bytes a weight there.
+/// Bytes that a matrix of `rows` × `columns` takes on a GPU beyond those in the file: blocks that there are no
+/// kernels for, in this shape or at all, are unpacked to two bytes a weight there.
 pub(crate) fn unpacked_bytes(packing: Packing, rows: usize, columns: usize) -> u64 {
     match packing {
         Packing::Candle(dtype)
@@ -121,7 +121,8 @@ pub(crate) fn unpacked_bytes(packing: Packing, rows: usize, columns: usize) -> u
             let packed = rows as u64 * (columns / dtype.block_size() * dtype.type_size()) as u64;
             (2 * rows as u64 * columns as u64).saturating_sub(packed)
         }
-        Packing::Ours(packed_type) if IS_FOR_GPU => {
+        // Metal has kernels of ours.
+        Packing::Ours(packed_type) if cfg!(feature = "cuda") => {
             let blocks = rows as u64 * (columns / packed_type.block_len()) as u64;
             blocks * (2 * packed_type.block_len() - packed_type.block_bytes()) as u64
         }

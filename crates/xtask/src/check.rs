@@ -11,6 +11,7 @@ use std::process::Command;
 
 use crate::edges;
 use crate::fuzz;
+use crate::macos_link;
 use crate::metal_test;
 use crate::run;
 use crate::setup::{self, Tools};
@@ -55,9 +56,10 @@ pub(crate) fn ci(workspace: &Workspace) -> Result<()> {
     let docs = ["--no-deps", "--document-private-items"];
     steps.run("docs", whole_workspace("doc").args(docs).env("RUSTDOCFLAGS", "--deny warnings"));
     if on_macos() {
-        steps.not_run("macOS type check", "this is macOS, everything was built for it");
+        steps.not_run("macOS type check and link", "this is macOS, everything was built for it");
     } else {
         steps.run("macOS type check", &mut macos_check(workspace, &[]));
+        macos_link::run(workspace, &mut steps);
     }
     fuzz::all(workspace, &mut steps)?;
     if in_ci() {

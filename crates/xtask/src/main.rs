@@ -14,6 +14,7 @@ mod check;
 mod edges;
 mod fetch;
 mod fuzz;
+mod macos_link;
 mod metal_test;
 mod run;
 mod setup;
@@ -37,7 +38,8 @@ const USAGE: &str = "cargo xtask TASK
   metal-test    run the engine on candle's Metal backend over the emulator (Linux)
   bindings      write ui/src/ipc/bindings.gen.ts anew
   check-deps    which crate may use which
-  macos-check   type-check the macOS code on Linux; `macos-check clippy` lints it";
+  macos-check   type-check the macOS code on Linux; `macos-check clippy` lints it
+  macos-link    link the macOS programs on Linux, and check what they want of Apple's libraries";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -65,6 +67,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "bindings" => check::write_bindings(&workspace),
         "check-deps" => edges::check(&workspace).map(|summary| println!("{summary}")),
         "macos-check" => check::macos(&workspace, rest),
+        "macos-link" => macos_link::macos_link(&workspace),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             Ok(())

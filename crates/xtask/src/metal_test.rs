@@ -63,6 +63,8 @@ pub(crate) fn run(workspace: &Workspace, steps: &mut Steps) {
         command
     };
     steps.run_tests("tensor operations on Metal", &mut test("fast", "kernels", &["--lib"], &[]));
+    let packed = ["--test", "packed_metal"];
+    steps.run_tests("packed products on Metal, every access checked", &mut test("full", "kernels", &packed, &[]));
     steps.run_tests("quantized products on Metal", &mut test("fast", "engine", &["--lib"], &["quant_tests"]));
     let oracles = ["--test", "oracles"];
     steps.run_tests(

@@ -1,5 +1,7 @@
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Tensor};
+#[cfg(feature = "metal")]
+use kernels::metal::PackedTensor;
 use kernels::packed::PackedMatrix;
 
 use super::mapped::MappedBytes;
@@ -10,8 +12,11 @@ pub(crate) enum Matrix {
     Candle(QTensor),
     /// Blocks that candle lacks, in the mapped file. Only the CPU has products for them.
     Packed(PackedMatrix<MappedBytes>),
+    /// The same in the memory of an Apple GPU.
+    #[cfg(feature = "metal")]
+    Metal(PackedTensor),
     /// f32 weights, of which candle's plain product is faster than the one over "blocks"; or on a GPU, f16 or bf16 in
-    /// place of blocks that candle has no kernels for.
+    /// place of blocks that there are no kernels for.
     Plain(Tensor),
 }
 
@@ -29,6 +34,8 @@ impl Matrix {
         match self {
             Self::Candle(blocks) => blocks.embedding(ids),
             Self::Packed(blocks) => blocks.embedding(ids),
+            #[cfg(feature = "metal")]
+            Self::Metal(blocks) => blocks.embedding(ids),
             Self::Plain(weights) => {
                 let mut shape = ids.dims().to_vec();
                 shape.push(weights.dim(1)?);
@@ -48,6 +55,8 @@ impl Matrix {
             }
             Self::Candle(blocks) => x.apply_op1_no_bwd(blocks),
             Self::Packed(blocks) => blocks.product(x),
+            #[cfg(feature = "metal")]
+            Self::Metal(blocks) => blocks.product(x),
             Self::Plain(weights) => x.to_dtype(weights.dtype())?.matmul(&weights.t()?)?.to_dtype(x.dtype()),
         }
     }

@@ -207,6 +207,12 @@ impl<'a> Weights<'a> {
                 .inspect(|copy| self.in_use.note_blocks(copy, dtype))
                 .and_then(|copy| QTensor::new(copy, (rows, columns)))
                 .map(Matrix::Candle),
+            #[cfg(feature = "metal")]
+            (Packing::Ours(packed_type), Device::Metal(device)) => {
+                kernels::metal::PackedTensor::new(&bytes, packed_type, rows, columns, device)
+                    .inspect(|copy| self.in_use.note_plain(copy.blocks()))
+                    .map(Matrix::Metal)
+            }
             (Packing::Ours(packed_type), device) => {
                 PackedMatrix::new(bytes, packed_type, rows, columns).and_then(|matrix| match device {
                     Device::Cpu => Ok(Matrix::Packed(matrix)),

@@ -22,12 +22,7 @@ impl<B: AsRef<[u8]> + Send + Sync> PackedMatrix<B> {
     /// # Errors
     /// When a row isn't a whole number of blocks, or `blocks` isn't `rows` rows.
     pub fn new(blocks: B, packed_type: PackedType, rows: usize, columns: usize) -> Result<Self> {
-        let is_whole = columns > 0 && columns.is_multiple_of(packed_type.block_len());
-        let bytes = (columns / packed_type.block_len() * packed_type.block_bytes()).checked_mul(rows);
-        if !is_whole || bytes != Some(blocks.as_ref().len()) {
-            let found = blocks.as_ref().len();
-            candle_core::bail!("{found} bytes of {packed_type:?} for {rows} rows of {columns} weights");
-        }
+        packed_type.check_rows(blocks.as_ref().len(), rows, columns)?;
         Ok(Self { blocks, packed_type, rows, columns })
     }
 

@@ -11,6 +11,7 @@ mod iq4;
 mod low_bits;
 mod matrix;
 
+use candle_core::Result;
 use half::f16;
 
 pub use matrix::PackedMatrix;
@@ -81,6 +82,36 @@ impl PackedType {
             Self::IQ3XXS => 98,
             Self::IQ3S => 110,
             Self::IQ4XS => 136,
+        }
+    }
+
+    /// Whether `bytes` are `rows` rows of whole blocks.
+    pub(crate) fn check_rows(self, bytes: usize, rows: usize, columns: usize) -> Result<()> {
+        let is_whole = columns > 0 && columns.is_multiple_of(self.block_len());
+        if !is_whole || (columns / self.block_len() * self.block_bytes()).checked_mul(rows) != Some(bytes) {
+            candle_core::bail!("{bytes} bytes of {self:?} for {rows} rows of {columns} weights");
+        }
+        Ok(())
+    }
+
+    /// What indices in the blocks refer to, as bytes: four or eight an entry, one where an entry is a value.
+    #[cfg(feature = "metal")]
+    pub(crate) fn codebook(self) -> Vec<u8> {
+        use codebooks::{FP4, IQ1, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, IQ4_NL};
+
+        let of_eight = |entries: &[u64]| entries.iter().flat_map(|entry| entry.to_le_bytes()).collect();
+        let of_four = |entries: &[u32]| entries.iter().flat_map(|entry| entry.to_le_bytes()).collect();
+        let of_one = |entries: &[i8]| entries.iter().map(|entry| entry.cast_unsigned()).collect();
+        match self {
+            Self::Q1_0 | Self::Q2_0 | Self::TQ1_0 | Self::TQ2_0 => Vec::new(),
+            Self::IQ1S | Self::IQ1M => of_eight(&IQ1),
+            Self::IQ2XXS => of_eight(&IQ2_XXS),
+            Self::IQ2XS => of_eight(&IQ2_XS),
+            Self::IQ2S => of_eight(&IQ2_S),
+            Self::IQ3XXS => of_four(&IQ3_XXS),
+            Self::IQ3S => of_four(&IQ3_S),
+            Self::IQ4NL | Self::IQ4XS => of_one(&IQ4_NL),
+            Self::MXFP4 | Self::NVFP4 => of_one(&FP4),
         }
     }
 

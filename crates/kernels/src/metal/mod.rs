@@ -1,4 +1,7 @@
-//! What only Apple's GPUs have.
+//! What only Apple's GPUs have: kernels of our own, and memory that stays resident.
+
+mod compiled;
+mod packed;
 
 use std::ops::Deref;
 
@@ -6,6 +9,8 @@ use candle_core::quantized::QStorage;
 use candle_core::{MetalDevice, Storage, Tensor};
 use candle_metal_kernels::metal::{Buffer, Device, ResidencySet};
 use objc2_metal::MTLResidencySet;
+
+pub use packed::PackedTensor;
 
 /// Apple's name for the family of this GPU, such as `applegpu_g16s`: an M4 Max.
 pub fn architecture_name(device: &MetalDevice) -> String {
