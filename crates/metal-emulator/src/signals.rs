@@ -1,32 +1,29 @@
 //! Hits of guard pages, as faults of the launch instead of the end of the process.
 
-use std::collections::HashMap;
-use std::sync::Once;
+use std::sync::OnceLock;
 use std::{mem, ptr};
 
 use crate::machine;
 
-static mut PREVIOUS: Option<HashMap<i32, libc::sigaction>> = None;
+/// Signals of a bad address, and who handled them before.
+static PREVIOUS: [(i32, OnceLock<libc::sigaction>); 2] =
+    [(libc::SIGSEGV, OnceLock::new()), (libc::SIGBUS, OnceLock::new())];
 
 /// Installs the handler, once.
 pub(crate) fn catch() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let mut previous = HashMap::new();
-        for signal in [libc::SIGSEGV, libc::SIGBUS] {
-            // SAFETY: an all-zero sigaction is valid, and the handler below has the right type.
+    for (signal, previous) in &PREVIOUS {
+        previous.get_or_init(|| {
+            // SAFETY: an all-zero sigaction is valid, and the handler has the type that SA_SIGINFO says.
             unsafe {
                 let mut action: libc::sigaction = mem::zeroed();
                 action.sa_sigaction = on_signal as *const () as usize;
                 action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
                 let mut before: libc::sigaction = mem::zeroed();
-                libc::sigaction(signal, &raw const action, &raw mut before);
-                previous.insert(signal, before);
+                libc::sigaction(*signal, &raw const action, &raw mut before);
+                before
             }
-        }
-        // SAFETY: written once, before any fiber runs.
-        unsafe { PREVIOUS = Some(previous) };
-    });
+        });
+    }
 }
 
 extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
@@ -39,9 +36,8 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
             return;
         }
         // Not ours: whoever was there before sees it when the instruction runs again.
-        #[expect(static_mut_refs, reason = "written once, before any handler can run")]
-        if let Some(previous) = PREVIOUS.as_ref().and_then(|previous| previous.get(&signal)) {
-            libc::sigaction(signal, previous, ptr::null_mut());
+        if let Some(before) = PREVIOUS.iter().find(|(of, _)| *of == signal).and_then(|(_, before)| before.get()) {
+            libc::sigaction(signal, before, ptr::null_mut());
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The report of what never ran.
 #![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests, which may panic")]
 
 use metal_emulator::{Buffer, Launch, coverage, library};
 

@@ -1,6 +1,7 @@
 //! Kernels with one bug each: every one is caught, as what it is, in every lane order, and its twin without the bug
 //! passes.
 #![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which may panic")]
 
 use metal_emulator::{Buffer, Checks, Fault, FaultKind, Launch, Order, library};
 

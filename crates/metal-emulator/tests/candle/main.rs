@@ -3,6 +3,7 @@
 //!
 //! Errors are the largest difference divided by the largest reference value.
 #![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which may panic")]
 
 mod attention;
 mod blocks;
