@@ -1,13 +1,27 @@
-//! Hits of guard pages, as faults of the launch instead of the end of the process.
+//! Hits of guard pages and divisions by zero, as faults of the launch instead of the end of the process.
 
 use std::sync::OnceLock;
 use std::{mem, ptr};
 
 use crate::machine;
 
-/// Signals of a bad address, and who handled them before.
-static PREVIOUS: [(i32, OnceLock<libc::sigaction>); 2] =
-    [(libc::SIGSEGV, OnceLock::new()), (libc::SIGBUS, OnceLock::new())];
+/// Signals that a kernel can cause, and who handled them before.
+static PREVIOUS: [(i32, OnceLock<libc::sigaction>); 3] =
+    [(libc::SIGSEGV, OnceLock::new()), (libc::SIGBUS, OnceLock::new()), (libc::SIGFPE, OnceLock::new())];
+
+/// What a fiber was doing when the signal came.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Interrupt {
+    /// The instruction.
+    pub(crate) code: usize,
+    pub(crate) cause: Cause,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Cause {
+    BadAddress { address: usize, is_write: bool },
+    DivisionByZero,
+}
 
 /// Installs the handler, once.
 pub(crate) fn catch() {
@@ -30,8 +44,13 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     let context: *mut libc::ucontext_t = context.cast();
     // SAFETY: the kernel made `info` and `context`.
     unsafe {
-        let address = (*info).si_addr() as usize;
-        if let Some((code, top)) = machine::interrupt(stack_pointer(context), address, is_write(context)) {
+        let cause = if signal == libc::SIGFPE {
+            Cause::DivisionByZero
+        } else {
+            Cause::BadAddress { address: (*info).si_addr() as usize, is_write: is_write(context) }
+        };
+        let (stack_pointer, code) = position(context);
+        if let Some((code, top)) = machine::interrupt(stack_pointer, Interrupt { code, cause }) {
             go_to(context, code, top);
             return;
         }
@@ -43,9 +62,10 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
 }
 
 #[cfg(target_arch = "x86_64")]
-unsafe fn stack_pointer(context: *mut libc::ucontext_t) -> usize {
+unsafe fn position(context: *mut libc::ucontext_t) -> (usize, usize) {
     // SAFETY: the kernel made the context.
-    unsafe { (*context).uc_mcontext.gregs[libc::REG_RSP as usize] as usize }
+    let registers = unsafe { (*context).uc_mcontext.gregs };
+    (registers[libc::REG_RSP as usize] as usize, registers[libc::REG_RIP as usize] as usize)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -64,9 +84,9 @@ unsafe fn go_to(context: *mut libc::ucontext_t, code: usize, top: usize) {
 }
 
 #[cfg(target_arch = "aarch64")]
-unsafe fn stack_pointer(context: *mut libc::ucontext_t) -> usize {
+unsafe fn position(context: *mut libc::ucontext_t) -> (usize, usize) {
     // SAFETY: the kernel made the context.
-    unsafe { (*context).uc_mcontext.sp as usize }
+    unsafe { ((*context).uc_mcontext.sp as usize, (*context).uc_mcontext.pc as usize) }
 }
 
 /// Not in the context's fixed part.

@@ -72,6 +72,7 @@ fn memory_that_nobody_wrote_and_misaligned_accesses() {
             ("counter_starts_zero", 1, unwritten),
             ("float4_between_floats", 1, misaligned),
             ("half_at_an_odd_byte", 1, misaligned),
+            ("divides_by_zero", 1, |kind| *kind == FaultKind::DivisionByZero),
         ],
     );
 }
