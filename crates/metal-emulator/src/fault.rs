@@ -1,7 +1,7 @@
 //! What a kernel did that Metal leaves undefined, in plain words.
 
 use std::fmt::{self, Display, Formatter};
-use std::path::PathBuf;
+use std::path::Path;
 
 /// A launch that was stopped: what happened, in which kernel and thread. The buffers hold what was written until then.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Display for Fault {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceLine {
     /// The file as it was compiled.
-    pub file: PathBuf,
+    pub file: &'static Path,
     /// Counted from 1.
     pub line: u32,
 }

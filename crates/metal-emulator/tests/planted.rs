@@ -22,7 +22,10 @@ fn launch(file: &str, kernel: &str, threadgroups: u32, order: Order) -> Result<(
         .run()
 }
 
-fn check(file: &str, bugs: &[(&str, u32, fn(&FaultKind) -> bool)]) {
+/// The kernel, how many threadgroups it is launched with, and what it must be caught as.
+type Bug = (&'static str, u32, fn(&FaultKind) -> bool);
+
+fn check(file: &str, bugs: &[Bug]) {
     let library = library(&format!("planted/{file}")).unwrap();
     for (kernel, threadgroups, is_expected) in bugs {
         for order in ORDERS {
