@@ -141,7 +141,7 @@ pub enum FaultKind {
     /// Threads of one threadgroup that wait at different barriers.
     #[error("threads wait at different barriers, in lines {first} and {second}")]
     BarrierMismatch { first: u32, second: u32 },
-    /// Of integers; the result is undefined (6.4).
+    /// Of integers; the result is undefined. Without full checks only on x86-64.
     #[error("integer division by zero")]
     DivisionByZero,
     /// The launch itself is wrong: no such kernel, constant or argument, or too large.

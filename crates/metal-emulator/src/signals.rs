@@ -6,8 +6,14 @@ use std::{mem, ptr};
 use crate::machine;
 
 /// Signals that a kernel can cause, and who handled them before.
-static PREVIOUS: [(i32, OnceLock<libc::sigaction>); 3] =
-    [(libc::SIGSEGV, OnceLock::new()), (libc::SIGBUS, OnceLock::new()), (libc::SIGFPE, OnceLock::new())];
+static PREVIOUS: [(i32, OnceLock<libc::sigaction>); 5] = [
+    (libc::SIGSEGV, OnceLock::new()),
+    (libc::SIGBUS, OnceLock::new()),
+    // A division by zero, and what clang inserts before one: on x86-64 and on ARM.
+    (libc::SIGFPE, OnceLock::new()),
+    (libc::SIGILL, OnceLock::new()),
+    (libc::SIGTRAP, OnceLock::new()),
+];
 
 /// What a fiber was doing when the signal came.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +50,7 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     let context: *mut libc::ucontext_t = context.cast();
     // SAFETY: the kernel made `info` and `context`.
     unsafe {
-        let cause = if signal == libc::SIGFPE {
+        let cause = if [libc::SIGFPE, libc::SIGILL, libc::SIGTRAP].contains(&signal) {
             Cause::DivisionByZero
         } else {
             Cause::BadAddress { address: (*info).si_addr() as usize, is_write: is_write(context) }
