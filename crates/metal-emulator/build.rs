@@ -1,7 +1,7 @@
 //! Compiles every `.metal` file that tests run: those of candle, of `crates/kernels`, and the planted bugs.
 
 #[path = "src/build/mod.rs"]
-#[allow(unreachable_pub, reason = "the same text is a module of the library")]
+#[expect(dead_code, unreachable_pub, reason = "the same text is a module of the library")]
 mod build;
 
 use build::{Compiler, Instrumentation};

@@ -66,7 +66,7 @@ fn idle_lines(library: &Library) -> BTreeSet<SourceLine> {
 
 /// A line of the library's `.metal` file.
 pub(crate) fn metal_line(library: &Library, line: u32) -> SourceLine {
-    SourceLine { file: library.source().to_owned(), line }
+    SourceLine { file: library.source(), line }
 }
 
 /// The line of the `.metal` file that the code at an offset comes from. Code of the shim belongs to its caller.

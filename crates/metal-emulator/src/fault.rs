@@ -1,7 +1,7 @@
 //! What a kernel did that Metal leaves undefined, in plain words.
 
 use std::fmt::{self, Display, Formatter};
-use std::path::PathBuf;
+use std::path::Path;
 
 /// A launch that was stopped: what happened, in which kernel and thread. The buffers hold what was written until then.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Display for Fault {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceLine {
     /// The file as it was compiled.
-    pub file: PathBuf,
+    pub file: &'static Path,
     /// Counted from 1.
     pub line: u32,
 }
@@ -141,6 +141,9 @@ pub enum FaultKind {
     /// Threads of one threadgroup that wait at different barriers.
     #[error("threads wait at different barriers, in lines {first} and {second}")]
     BarrierMismatch { first: u32, second: u32 },
+    /// Of integers; the result is undefined. Without full checks only on x86-64.
+    #[error("integer division by zero")]
+    DivisionByZero,
     /// The launch itself is wrong: no such kernel, constant or argument, or too large.
     #[error("{0}")]
     BadLaunch(String),

@@ -84,6 +84,11 @@ pub(crate) struct Kernel {
     next: *const Kernel,
 }
 
+// SAFETY: a description that nobody changes after loading.
+unsafe impl Send for Kernel {}
+// SAFETY: as above.
+unsafe impl Sync for Kernel {}
+
 impl Kernel {
     pub(crate) fn parameters(&self) -> &[Parameter] {
         // SAFETY: a static array of the library, which is never unloaded.

@@ -11,7 +11,7 @@
 //!
 //! let x = Buffer::from_slice(&[1f32, 2.0, 3.0, 4.0]);
 //! let y = Buffer::new(16);
-//! Launch::new(library("candle/unary").unwrap(), "uexp_f32")
+//! Launch::new(library("candle/unary").unwrap(), "exp_f32")
 //!     .threadgroups([1, 1, 1], [4, 1, 1])
 //!     .value(0, &4usize)
 //!     .buffer(1, &x, 0)
@@ -27,21 +27,27 @@
 //! Start reading in `launch.rs`; then `machine.rs` (the scheduler), `memory.rs` and `shadow.rs` (the checks) and `build/` (from `.metal`
 //! to a shared object).
 #![cfg(target_os = "linux")]
-#![allow(unsafe_code, reason = "it loads compiled kernels, switches stacks and owns raw memory")]
 #![warn(missing_docs)]
 
+#[expect(unsafe_code, reason = "it owns mapped memory")]
 mod buffer;
 pub mod build;
 pub mod coverage;
 mod fault;
+#[expect(unsafe_code, reason = "it switches stacks")]
 mod fibers;
+#[expect(unsafe_code, reason = "it reads what a loaded library describes")]
 mod image;
 mod launch;
 pub mod lint;
+#[expect(unsafe_code, reason = "it runs compiled kernels, which call back")]
 mod machine;
+#[expect(unsafe_code, reason = "it reads shadow memory by address")]
 mod memory;
 mod registry;
+#[expect(unsafe_code, reason = "shadow memory is mapped, and as large as what it shadows")]
 mod shadow;
+#[expect(unsafe_code, reason = "it handles signals")]
 mod signals;
 
 pub use buffer::Buffer;

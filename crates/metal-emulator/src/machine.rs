@@ -16,7 +16,7 @@ use crate::launch::{ConstantId, ConstantValue, Launch};
 use crate::memory::{ARENA, Arena, Memory, Place, Steps, UNBOUND};
 use crate::registry::Loaded;
 use crate::shadow::Shadow;
-use crate::signals;
+use crate::signals::{self, Cause, Interrupt};
 use crate::{Checks, Order};
 
 const SIMD_WIDTH: usize = 32;
@@ -91,7 +91,7 @@ struct Run<'a> {
     main: usize,
     threadgroup: [u32; 3],
     fault: Option<Box<Fault>>,
-    signal: Option<(usize, bool)>,
+    signal: Option<Interrupt>,
     random: u64,
 }
 
@@ -387,10 +387,16 @@ impl Run<'_> {
         unsafe { switch(&raw mut (*run).main, to) };
         set_current(OUTSIDE);
         self.current = None;
-        if let Some((address, is_write)) = mem::take(&mut self.signal) {
-            let access = if is_write { Access::Write } else { Access::Read };
-            let address = self.memory.nearest(address);
-            return Err(self.fault(Some(index), 0, FaultKind::OutOfBounds { access, size: 1, address }));
+        if let Some(Interrupt { code, cause }) = mem::take(&mut self.signal) {
+            let kind = match cause {
+                Cause::DivisionByZero => FaultKind::DivisionByZero,
+                Cause::BadAddress { address, is_write } => FaultKind::OutOfBounds {
+                    access: if is_write { Access::Write } else { Access::Read },
+                    size: 1,
+                    address: self.memory.nearest(address),
+                },
+            };
+            return Err(self.fault(Some(index), code + 1, kind));
         }
         if let Some(fault) = self.fault.take() {
             return Err(fault);
@@ -401,10 +407,12 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// A fault of a thread at an address of code, or of the threadgroup.
+    /// A fault of a thread before an address of code, or of the threadgroup.
     fn fault(&self, thread: Option<usize>, code: usize, kind: FaultKind) -> Box<Fault> {
-        let line =
-            if code == 0 { None } else { coverage::line_of(self.launch.library, code - self.loaded.image.start) };
+        // Libraries without checks have no line tables.
+        let image = self.loaded.image;
+        let is_known = self.launch.checks == Checks::Full && (image.start..image.end).contains(&code);
+        let line = is_known.then(|| coverage::line_of(self.launch.library, code - image.start)).flatten();
         Box::new(Fault {
             kernel: self.kernel_name.to_owned(),
             threadgroup: self.threadgroup,
@@ -511,16 +519,15 @@ fn stop(fault: Box<Fault>) -> ! {
     leave()
 }
 
-/// For the signal handler: notes the bad address if it was a fiber that hit it, and says where to go on with which stack
-/// pointer.
-pub(crate) fn interrupt(stack_pointer: usize, address: usize, is_write: bool) -> Option<(usize, usize)> {
+/// For the signal handler: notes the interrupt if it was a fiber's, and says where to go on with which stack pointer.
+pub(crate) fn interrupt(stack_pointer: usize, interrupt: Interrupt) -> Option<(usize, usize)> {
     // SAFETY: while a fiber runs, whoever started it waits.
     let run = unsafe { RUN.load(Ordering::Acquire).as_mut() }?;
     let index = run.current?;
     if !is_own_stack(run, index, stack_pointer) {
         return None;
     }
-    run.signal = Some((address, is_write));
+    run.signal = Some(interrupt);
     // The fiber is never resumed, so its stack is free from the top.
     let top = run.machine.stacks[run.fibers[index].stack?].top();
     Some((leave as *const () as usize, top))

@@ -40,11 +40,6 @@ pub(crate) struct Loaded {
     pub(crate) kernels: HashMap<&'static str, &'static Kernel>,
 }
 
-// SAFETY: kernels are descriptions that nobody changes after loading.
-unsafe impl Send for Loaded {}
-// SAFETY: as above.
-unsafe impl Sync for Loaded {}
-
 /// Every library, in the order of their names within each origin.
 pub fn libraries() -> &'static [Library] {
     &LIBRARIES

@@ -1,5 +1,6 @@
 //! Files of ours keep their address spaces apart, and the lint finds those that don't.
 #![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests, which may panic")]
 
 use metal_emulator::{libraries, lint};
 use std::fs;

@@ -1,6 +1,7 @@
 //! Kernels with one bug each: every one is caught, as what it is, in every lane order, and its twin without the bug
 //! passes.
 #![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which may panic")]
 
 use metal_emulator::{Buffer, Checks, Fault, FaultKind, Launch, Order, library};
 
@@ -21,7 +22,10 @@ fn launch(file: &str, kernel: &str, threadgroups: u32, order: Order) -> Result<(
         .run()
 }
 
-fn check(file: &str, bugs: &[(&str, u32, fn(&FaultKind) -> bool)]) {
+/// The kernel, how many threadgroups it is launched with, and what it must be caught as.
+type Bug = (&'static str, u32, fn(&FaultKind) -> bool);
+
+fn check(file: &str, bugs: &[Bug]) {
     let library = library(&format!("planted/{file}")).unwrap();
     for (kernel, threadgroups, is_expected) in bugs {
         for order in ORDERS {
@@ -71,6 +75,7 @@ fn memory_that_nobody_wrote_and_misaligned_accesses() {
             ("counter_starts_zero", 1, unwritten),
             ("float4_between_floats", 1, misaligned),
             ("half_at_an_odd_byte", 1, misaligned),
+            ("divides_by_zero", 1, |kind| *kind == FaultKind::DivisionByZero),
         ],
     );
 }

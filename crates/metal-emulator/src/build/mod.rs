@@ -71,12 +71,13 @@ pub enum Instrumentation {
 }
 
 impl Instrumentation {
-    fn flags(self) -> &'static [&'static str] {
-        match self {
-            Self::None => &["-fmax-type-align=4"],
-            Self::Accesses => ACCESSES,
-            Self::AccessesAndBlocks => ACCESSES_AND_BLOCKS,
-        }
+    fn flags(self) -> impl Iterator<Item = &'static str> {
+        let flags: [&[&str]; 2] = match self {
+            Self::None => [&["-fmax-type-align=4"], &[]],
+            Self::Accesses => [ACCESSES, &[]],
+            Self::AccessesAndBlocks => [ACCESSES, BLOCKS],
+        };
+        flags.into_iter().flatten().copied()
     }
 }
 
@@ -88,18 +89,12 @@ const ACCESSES: &[&str] = &[
     "-tsan-instrument-func-entry-exit=0",
     "-mllvm",
     "-tsan-instrument-read-before-write=1",
+    // On ARM the division itself goes on with 0.
+    "-fsanitize=integer-divide-by-zero",
+    "-fsanitize-trap=integer-divide-by-zero",
 ];
 
-const ACCESSES_AND_BLOCKS: &[&str] = &[
-    "-DMETAL_EMULATOR_FULL",
-    "-gline-tables-only",
-    "-fsanitize=thread",
-    "-mllvm",
-    "-tsan-instrument-func-entry-exit=0",
-    "-mllvm",
-    "-tsan-instrument-read-before-write=1",
-    "-fsanitize-coverage=inline-8bit-counters,pc-table,no-prune",
-];
+const BLOCKS: &[&str] = &["-fsanitize-coverage=inline-8bit-counters,pc-table,no-prune"];
 
 /// clang with this crate's shim, for one target.
 #[derive(Debug, Clone)]
@@ -235,8 +230,10 @@ impl Compiler {
         for header in headers {
             hash = fnv(hash, &fs::read(&header).map_err(|error| format!("cannot read {}: {error}", header.display()))?);
         }
-        let flags = FLAGS.iter().chain(instrumentation.flags()).copied().chain(self.target.iter().map(String::as_str));
-        Ok(flags.chain([self.version.as_str()]).fold(hash, |hash, flag| fnv(hash, flag.as_bytes())))
+        let mut flags: Vec<&str> = FLAGS.iter().copied().chain(instrumentation.flags()).collect();
+        flags.extend(self.target.iter().map(String::as_str));
+        flags.push(&self.version);
+        Ok(flags.into_iter().fold(hash, |hash, flag| fnv(hash, flag.as_bytes())))
     }
 }
 

@@ -91,7 +91,7 @@ impl<'a> Tokens<'a> {
                 (Kind::Operator, long.map_or_else(|| rest.chars().next().map_or(1, char::len_utf8), |long| long.len()))
             };
             push(kind, &rest[..len]);
-            is_line_start = kind == Kind::Space && rest[..len].contains('\n') || (is_line_start && kind == Kind::Space);
+            is_line_start = kind == Kind::Space && (is_line_start || rest[..len].contains('\n'));
             at += len;
         }
         Self(tokens)

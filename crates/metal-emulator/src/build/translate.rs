@@ -44,7 +44,11 @@ pub(crate) fn translate(preprocessed: &str) -> Result<String, String> {
     merge_overloads(&mut tokens);
     rewrite_casts(&mut tokens);
     let kernels = take_kernels(&mut tokens)?;
-    allocate_threadgroup_variables(&mut tokens)?;
+    let allocated = |name: &str, of_type: &str| {
+        let arguments = format!("&{name}_key, sizeof({of_type}), alignof({of_type})");
+        format!("*({of_type} *)metal_emulator_threadgroup_variable({arguments})")
+    };
+    declare_threadgroup_variables(&mut tokens, allocated, "")?;
     Ok(format!("#include \"metal.h\"\n{}\n# 1 \"kernels\"\n{}", tokens.text(), kernels.registrations()?))
 }
 
@@ -59,10 +63,15 @@ pub(crate) fn translate_with_spaces(preprocessed: &str) -> Result<String, String
     merge_member_functions(&mut tokens);
     rewrite_casts(&mut tokens);
     take_kernels(&mut tokens)?;
-    for at in threadgroup_variables(&tokens)? {
-        tokens[at].before.push_str("static ");
-    }
-    Ok(format!("#include \"metal.h\"\n{}", tokens.text()))
+    declare_threadgroup_variables(
+        &mut tokens,
+        |_, of_type| format!("*(threadgroup {of_type} *)nullptr"),
+        "threadgroup ",
+    )?;
+    // The shim's packed vectors are structs, which clang doesn't copy out of other address spaces.
+    let types = ["float", "half", "bfloat", "char", "uchar", "short", "ushort", "int", "uint"];
+    let vectors = types.iter().flat_map(|of| [2, 3, 4].map(|n| format!("#define packed_{of}{n} {of}{n}\n")));
+    Ok(format!("#include \"metal.h\"\n{}{}", vectors.collect::<String>(), tokens.text()))
 }
 
 fn drop_loop_pragmas(tokens: &mut Tokens) {
@@ -435,18 +444,22 @@ fn split_at_commas<'t, 'a>(tokens: &'t [Token<'a>]) -> Vec<&'t [Token<'a>]> {
     parts
 }
 
-/// `threadgroup float sums[32];` in a function becomes a reference into the threadgroup's memory.
-fn allocate_threadgroup_variables(tokens: &mut Tokens) -> Result<(), String> {
+/// `threadgroup float sums[32];` in a function becomes a reference to what `value` makes of its name and type.
+fn declare_threadgroup_variables(
+    tokens: &mut Tokens,
+    value: impl Fn(&str, &str) -> String,
+    space: &str,
+) -> Result<(), String> {
     for at in threadgroup_variables(tokens)? {
         let end = tokens.find(at, &[";"]);
         let dimensions = tokens.find(at, &["["]).min(end);
         let name = (at + 1..dimensions).rev().find(|&i| tokens[i].kind == Kind::Word).unwrap_or(at + 1);
-        let (of_type, sizes) = (flat(tokens.slice(at + 1..name)), flat(tokens.slice(dimensions..end)));
+        let (element, sizes) = (flat(tokens.slice(at + 1..name)), flat(tokens.slice(dimensions..end)));
         let name = tokens[name].text;
-        let declared = format!(
-            "typedef {of_type} {name}_type {sizes}; static char {name}_key; {name}_type &{name} = \
-             *({name}_type *)metal_emulator_threadgroup_variable(&{name}_key, sizeof({name}_type), alignof({name}_type));"
-        );
+        let of_type = format!("{name}_type");
+        let value = value(name, &of_type);
+        let declared =
+            format!("typedef {element} {of_type} {sizes}; static char {name}_key; {space}{of_type} &{name} = {value};");
         tokens.blank(at..end + 1);
         tokens[at].before = declared;
     }

@@ -5,22 +5,22 @@ use half::f16;
 use metal_emulator::{Buffer, Checks, Fault, Launch, Order, library};
 
 /// Queries (heads, queries, dim), keys and values (kv_heads, keys, dim); several heads share keys.
-pub struct Case<T> {
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub queries: usize,
-    pub keys: usize,
-    pub dim: usize,
+pub(crate) struct Case<T> {
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) queries: usize,
+    pub(crate) keys: usize,
+    pub(crate) dim: usize,
     q: Vec<T>,
     k: Vec<T>,
     v: Vec<T>,
-    pub is_causal: bool,
+    pub(crate) is_causal: bool,
     /// Finite values behind K and V, for a kernel that reads past their end.
-    pub spare_keys: usize,
+    pub(crate) spare_keys: usize,
 }
 
 impl<T: Number> Case<T> {
-    pub fn new(queries: usize, keys: usize, dim: usize, is_causal: bool) -> Self {
+    pub(crate) fn new(queries: usize, keys: usize, dim: usize, is_causal: bool) -> Self {
         let (heads, kv_heads) = (4, 2);
         let mut random = Random::new((queries + keys * dim) as u64);
         let (q, k, v) = (
@@ -35,7 +35,7 @@ impl<T: Number> Case<T> {
         1.0 / (self.dim as f32).sqrt()
     }
 
-    pub fn expected(&self) -> Vec<f64> {
+    pub(crate) fn expected(&self) -> Vec<f64> {
         let row = |x: &[T], index: usize| x[index * self.dim..][..self.dim].iter().map(|x| x.f64()).collect::<Vec<_>>();
         let mut output = Vec::new();
         for (head, query) in (0..self.heads).flat_map(|head| (0..self.queries).map(move |query| (head, query))) {
@@ -67,7 +67,7 @@ impl<T: Number> Case<T> {
     }
 
     /// One query a head.
-    pub fn vector(&self, dtype: &str, order: Order, checks: Checks) -> Result<Buffer, Fault> {
+    pub(crate) fn vector(&self, dtype: &str, order: Order, checks: Checks) -> Result<Buffer, Fault> {
         let name = format!("sdpa_vector_{dtype}_{}", self.dim);
         let y = self.output();
         Launch::new(library("candle/scaled_dot_product_attention").unwrap(), &name)
@@ -90,7 +90,7 @@ impl<T: Number> Case<T> {
     }
 
     /// Tiles of 32 queries.
-    pub fn full(&self, dtype: &str, order: Order, checks: Checks) -> Result<Buffer, Fault> {
+    pub(crate) fn full(&self, dtype: &str, order: Order, checks: Checks) -> Result<Buffer, Fault> {
         let Self { heads, kv_heads, queries, keys, dim, .. } = *self;
         let (bq, bk) = (32, if dim < 128 { 32 } else { 16 });
         let name = format!("steel_attention_{dtype}_bq{bq}_bk{bk}_bd{dim}_wm4_wn1_mask{dtype}");

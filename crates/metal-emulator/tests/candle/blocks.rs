@@ -4,10 +4,10 @@ use crate::Random;
 use half::f16;
 
 /// Name, weights and bytes in a block, and where its half-precision scales are.
-pub struct Format {
-    pub name: &'static str,
-    pub weights: usize,
-    pub bytes: usize,
+pub(crate) struct Format {
+    pub(crate) name: &'static str,
+    pub(crate) weights: usize,
+    pub(crate) bytes: usize,
     scales: (usize, usize),
     unpack: fn(&[u8]) -> Vec<f32>,
 }
@@ -22,7 +22,7 @@ const fn format(
     Format { name, weights, bytes, scales, unpack }
 }
 
-pub const FORMATS: [Format; 10] = [
+pub(crate) const FORMATS: [Format; 10] = [
     format("q4_0", 32, 18, (0, 1), |b| nibbles(&b[2..], 0, |q| half(b, 0) * (q - 8.0))),
     format("q4_1", 32, 20, (0, 2), |b| nibbles(&b[4..], 0, |q| half(b, 0) * q + half(b, 2))),
     format("q5_0", 32, 22, (0, 1), |b| nibbles(&b[6..], fifth_bits(&b[2..]), |q| half(b, 0) * (q - 16.0))),
@@ -37,7 +37,7 @@ pub const FORMATS: [Format; 10] = [
 
 impl Format {
     /// Random blocks for a matrix of `rows` × `len`, and its weights.
-    pub fn random(&self, rows: usize, len: usize) -> (Vec<u8>, Vec<f32>) {
+    pub(crate) fn random(&self, rows: usize, len: usize) -> (Vec<u8>, Vec<f32>) {
         let mut random = Random::new((rows + len) as u64);
         let mut bytes: Vec<u8> =
             (0..rows * len / self.weights * self.bytes).map(|_| (random.next() >> 32) as u8).collect();

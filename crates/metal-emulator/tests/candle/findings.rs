@@ -63,10 +63,10 @@ fn reduce_guards_threadgroup_memory_with_mem_none() {
     let x = Buffer::from_slice(&[1f32; 256]);
     let y = Buffer::new(4);
     let launch = Launch::new(library("candle/reduce").unwrap(), "fast_sum_f32")
-        .value(0, &256usize)
-        .value(1, &2usize)
-        .buffer(2, &Buffer::from_slice(&[1usize, 256]), 0)
-        .value(3, &256usize)
+        .value(0, &256u32)
+        .value(1, &2u32)
+        .buffer(2, &Buffer::from_slice(&[1u32, 256]), 0)
+        .value(3, &256u32)
         .buffer(4, &x, 0)
         .buffer(5, &y, 0);
     let fault = launch.clone().threadgroups([1, 1, 1], [128, 1, 1]).run().unwrap_err();

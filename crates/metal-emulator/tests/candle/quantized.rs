@@ -6,7 +6,7 @@ use metal_emulator::{Buffer, Checks, Fault, Launch, Order, library};
 
 /// Threads of a threadgroup, and rows that one computes, as candle's host code launches them. Q2_K's is 4 there, and
 /// its kernel computes 8.
-pub fn mat_vec_shape(format: &Format) -> ([u32; 3], usize) {
+pub(crate) fn mat_vec_shape(format: &Format) -> ([u32; 3], usize) {
     match format.name {
         "q2_K" => ([2, 32, 1], 8),
         "q3_K" | "q5_K" => ([2, 32, 1], 4),
@@ -17,19 +17,19 @@ pub fn mat_vec_shape(format: &Format) -> ([u32; 3], usize) {
 }
 
 /// `y` (columns, rows) from weights (rows, len) and `x` (columns, len).
-pub struct Product<'a> {
-    pub format: &'a Format,
-    pub rows: usize,
-    pub columns: usize,
-    pub len: usize,
-    pub weights: Buffer,
-    pub x: Buffer,
-    pub y: Buffer,
+pub(crate) struct Product<'a> {
+    pub(crate) format: &'a Format,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) len: usize,
+    pub(crate) weights: Buffer,
+    pub(crate) x: Buffer,
+    pub(crate) y: Buffer,
     expected: Vec<f64>,
 }
 
 impl<'a> Product<'a> {
-    pub fn new(format: &'a Format, rows: usize, columns: usize, len: usize) -> Self {
+    pub(crate) fn new(format: &'a Format, rows: usize, columns: usize, len: usize) -> Self {
         let (bytes, weights) = format.random(rows, len);
         let x: Vec<f32> = Random::new(len as u64).numbers(columns * len);
         let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
@@ -46,11 +46,11 @@ impl<'a> Product<'a> {
         }
     }
 
-    pub fn error(&self) -> f64 {
+    pub(crate) fn error(&self) -> f64 {
         error::<f32>(&self.y, &self.expected)
     }
 
-    pub fn mat_vec(&self, rows_per_threadgroup: usize, order: Order, checks: Checks) -> Result<(), Fault> {
+    pub(crate) fn mat_vec(&self, rows_per_threadgroup: usize, order: Order, checks: Checks) -> Result<(), Fault> {
         let name = format!("kernel_mul_mv_{}_f32", self.format.name);
         let groups = [self.rows.div_ceil(rows_per_threadgroup) as u32, self.columns as u32, 1];
         let mut launch = Launch::new(library("candle/quantized").unwrap(), &name)
@@ -67,7 +67,7 @@ impl<'a> Product<'a> {
         launch.order(order).checks(checks).run()
     }
 
-    pub fn mat_mul(&self, order: Order, checks: Checks) -> Result<(), Fault> {
+    pub(crate) fn mat_mul(&self, order: Order, checks: Checks) -> Result<(), Fault> {
         let name = format!("kernel_mul_mm_{}_f32", self.format.name);
         let row_bytes = self.len / self.format.weights * self.format.bytes;
         let weights_bytes = row_bytes * self.rows;

@@ -40,8 +40,8 @@ impl Case {
         let y = Buffer::new(4 * self.x.len());
         let mut launch = self
             .launch(kernel, order)
-            .value(0, &self.x.len())
-            .value(1, &self.len)
+            .value(0, &(self.x.len() as u32))
+            .value(1, &(self.len as u32))
             .buffer(2, &Buffer::from_slice(&self.x), 0)
             .buffer(3, &y, 0);
         let mut index = 4;
@@ -59,10 +59,10 @@ impl Case {
     fn reduction(&self, kernel: &str, order: Order) -> Buffer {
         let y = Buffer::new(4 * self.rows);
         self.launch(kernel, order)
-            .value(0, &self.x.len())
-            .value(1, &2usize)
-            .buffer(2, &Buffer::from_slice(&[self.rows, self.len]), 0)
-            .value(3, &self.len)
+            .value(0, &(self.x.len() as u32))
+            .value(1, &2u32)
+            .buffer(2, &Buffer::from_slice(&[self.rows as u32, self.len as u32]), 0)
+            .value(3, &(self.len as u32))
             .buffer(4, &Buffer::from_slice(&self.x), 0)
             .buffer(5, &y, 0)
             .run()

@@ -43,3 +43,6 @@ KERNEL(float4_between_floats_fixed) { y[i] = dot(float4(*(device const packed_fl
 
 KERNEL(half_at_an_odd_byte) { y[i] = float(*(device const half *)((device const char *)x + 3)); }
 KERNEL(half_at_an_odd_byte_fixed) { y[i] = float(*(device const half *)((device const char *)x + 2)); }
+
+KERNEL(divides_by_zero) { y[i] = x[i] + (64 / (t % 63)); }
+KERNEL(divides_by_zero_fixed) { y[i] = x[i] + (64 / (t % 63 + 1)); }
