@@ -58,7 +58,7 @@ pub use registry::{Library, libraries, library, library_with_source};
 /// What a launch looks at while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Checks {
-    /// Every load and store: bounds, memory that nobody wrote, alignment, races. About 20 times slower than `Fast`.
+    /// Every load and store: bounds, memory that nobody wrote, alignment, races. 2 to 8 times slower than `Fast`.
     Full,
     /// Guard pages behind buffers, barriers, SIMD operations and threadgroup memory's size. What the kernel does with
     /// buffers counts as written.

@@ -4,7 +4,7 @@ use crate::attention::Case;
 use crate::blocks::FORMATS;
 use crate::quantized::{Product, mat_vec_shape};
 use half::f16;
-use metal_emulator::{Access, Address, Buffer, Checks, Fault, FaultKind, Launch, Order, library};
+use metal_emulator::{Access, Address, Buffer, Fault, FaultKind, Launch, Order, library};
 
 fn is_outside(fault: &Fault, of_buffer: u32, how: Access) -> bool {
     matches!(fault.kind, FaultKind::OutOfBounds { access, address: Address::Buffer { index, .. }, .. }
@@ -15,7 +15,7 @@ fn is_outside(fault: &Fault, of_buffer: u32, how: Access) -> bool {
 #[test]
 fn steel_attention_causal_reads_keys_past_the_end() {
     let case = Case::<f16>::new(40, 40, 128, true);
-    let fault = case.full("float16", Order::Forward, Checks::Full).unwrap_err();
+    let fault = case.full("float16", Order::Forward).unwrap_err();
     println!("{fault}");
     assert!(is_outside(&fault, 1, Access::Read), "{fault}");
 }
@@ -28,7 +28,7 @@ fn k_quant_mat_vec_writes_rows_past_the_end() {
         let mut product = Product::new(format, rows, 1, 256);
         // Weights enough, so that only the store is out of bounds.
         product.weights = Buffer::from_slice(&format.random(4 * rows, 256).0);
-        let fault = product.mat_vec(mat_vec_shape(format).1, Order::Forward, Checks::Full).unwrap_err();
+        let fault = product.mat_vec(mat_vec_shape(format).1, Order::Forward).unwrap_err();
         println!("{fault}");
         assert!(is_outside(&fault, 2, Access::Write), "{fault}");
     }
@@ -41,7 +41,7 @@ fn q2_k_mat_vec_computes_every_row_twice() {
     let format = FORMATS.iter().find(|format| format.name == "q2_K").unwrap();
     let mut product = Product::new(format, 24, 1, 256);
     product.weights = Buffer::from_slice(&format.random(96, 256).0);
-    let fault = product.mat_vec(4, Order::Forward, Checks::Full).unwrap_err();
+    let fault = product.mat_vec(4, Order::Forward).unwrap_err();
     println!("{fault}");
     assert!(is_outside(&fault, 2, Access::Write), "{fault}");
 }
@@ -51,10 +51,10 @@ fn q2_k_mat_vec_computes_every_row_twice() {
 fn kernel_mul_mm_stores_misaligned_float4() {
     let format = FORMATS.iter().find(|format| format.name == "q4_0").unwrap();
     let product = Product::new(format, 37, 5, 256);
-    let fault = product.mat_mul(Order::Forward, Checks::Full).unwrap_err();
+    let fault = product.mat_mul(Order::Forward).unwrap_err();
     println!("{fault}");
     assert!(matches!(fault.kind, FaultKind::Misaligned { size: 16, .. }), "{fault}");
-    Product::new(format, 40, 5, 256).mat_mul(Order::Forward, Checks::Full).unwrap();
+    Product::new(format, 40, 5, 256).mat_mul(Order::Forward).unwrap();
 }
 
 /// `block_reducer` orders its threadgroup memory with `mem_none`, which orders none.

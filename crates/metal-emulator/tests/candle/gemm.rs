@@ -1,4 +1,5 @@
-//! MLX's tiled product of matrices: tiles, transposes, ragged edges and batches.
+//! MLX's tiled product of matrices: tiles, transposes, ragged edges and batches. Without full checks, under which it is
+//! stopped: it reads `addmm_params`, unused, where a function constant switches that argument off.
 
 use crate::{Fields, Number, ORDERS, Random, error};
 use half::f16;
