@@ -135,12 +135,14 @@ proptest! {
         let x = random((rows, 2, dim)).unwrap();
         let x = if zeros { x.zeros_like().unwrap() } else { x };
         let [codes, scales] = pack(&x).unwrap();
-        let unpacked = unpack(&codes, &scales).unwrap();
-        assert_close(&unpacked, &unpack_reference(&codes, &scales).unwrap());
+        let unpacked = unpack(&codes, &scales).unwrap().to_dtype(DType::F32).unwrap();
+        // A GPU unpacks to f16, which rounds 127 steps by up to 2⁻¹¹ of them.
+        let (rounding, most) = if device().is_cpu() { (1e-4, 0.501) } else { (1e-2, 0.57) };
+        assert_within(rounding, &unpacked, &unpack_reference(&codes, &scales).unwrap());
         let groups = (rows, 2, scales.dim(2).unwrap(), dim / scales.dim(2).unwrap());
         let off = (unpacked - &x).unwrap().abs().unwrap().reshape(groups).unwrap().max(D::Minus1).unwrap();
         let steps = off.div(&scales).unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
-        prop_assert!(steps <= 0.501, "{steps} steps");
+        prop_assert!(steps <= most, "{steps} steps");
     }
 
     /// What a span leaves out may be forgotten: the same as over everything with a mask.

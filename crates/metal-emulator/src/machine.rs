@@ -307,6 +307,11 @@ impl Run<'_> {
             else {
                 return Ok(());
             };
+            let at_barrier = |fiber: &Fiber| matches!(fiber.state, State::AtBarrier { .. });
+            if self.launch.opens_barriers_early && self.fibers[low..high].iter().any(at_barrier) {
+                // The barrier opens for those that wait at it, and they catch up.
+                return Ok(());
+            }
             let mut parts = [ptr::null_mut::<Collective>(); SIMD_WIDTH];
             let (mut active, mut live) = (0, 0);
             let is_full = self.launch.checks == Checks::Full;
@@ -348,7 +353,9 @@ impl Run<'_> {
         let Some((flags, line)) = first else { return Ok(false) };
         let finished = self.fibers.len() as u32 - waiting;
         let kind = match different {
-            _ if finished > 0 && !self.launch.opens_barriers_early => Some(FaultKind::BarrierNotReached { waiting, finished }),
+            _ if finished > 0 && !self.launch.opens_barriers_early => {
+                Some(FaultKind::BarrierNotReached { waiting, finished })
+            }
             Some(second) => Some(FaultKind::BarrierMismatch { first: line.min(second), second: line.max(second) }),
             None => None,
         };
