@@ -12,6 +12,7 @@ pub mod metal;
 pub mod packed;
 
 mod attention;
+mod delta_rule;
 mod gate;
 mod key_sets;
 mod kv_layer;
@@ -20,6 +21,7 @@ mod norm;
 mod rope;
 
 pub use attention::{MOST_SCORES, attention, attention_reference, attention_scratch_bytes};
+pub use delta_rule::{DeltaSteps, delta_rule, delta_rule_reference};
 pub use gate::{sigmoid, silu_gate, silu_gate_reference};
 pub use key_sets::{KeySet, attention_over_sets, softmax};
 pub use kv_layer::{KvFormat, KvLayer, KvNumbers, KvRows, KvShape, Plane, Span};

@@ -127,6 +127,34 @@ proptest! {
         assert_close(&found, &attention_reference(&queries, &cache, 0.3, Some(&sinks)).unwrap());
     }
 
+    /// In one go, and with the state handed on between two parts.
+    #[test]
+    fn the_delta_rule_is_its_reference(
+        tokens in 1_usize..20, first in 0_usize..20, heads in 1_usize..5, key_dim in 1_usize..40, value_dim in 1_usize..70,
+    ) {
+        let unit = |shape: (usize, usize)| candle_nn::ops::sigmoid(&random(shape).unwrap()).unwrap();
+        let keys = random((tokens, heads, key_dim)).unwrap();
+        let size = keys.sqr().unwrap().sum_keepdim(2).unwrap().sqrt().unwrap();
+        let (keys, queries) = (keys.broadcast_div(&size).unwrap(), random((tokens, heads, key_dim)).unwrap());
+        let (values, state) = (random((tokens, heads, value_dim)).unwrap(), random((heads, key_dim, value_dim)).unwrap());
+        let (decay, beta) = (unit((tokens, heads)), unit((tokens, heads)));
+        let steps = DeltaSteps { queries: &queries, keys: &keys, values: &values, decay: &decay, beta: &beta };
+        let (expected, expected_state) = delta_rule_reference(&steps, &state).unwrap();
+        let (mut after, mut outputs) = (state, Vec::new());
+        for (from, len) in [(0, first.min(tokens)), (first.min(tokens), tokens - first.min(tokens))] {
+            if len == 0 {
+                continue;
+            }
+            let part = |x: &Tensor| x.narrow(0, from, len).unwrap();
+            let [queries, keys, values, decay, beta] = [&queries, &keys, &values, &decay, &beta].map(part);
+            let steps = DeltaSteps { queries: &queries, keys: &keys, values: &values, decay: &decay, beta: &beta };
+            let (output, state) = delta_rule(&steps, &after).unwrap();
+            (after, _) = (state, outputs.push(output));
+        }
+        assert_close(&Tensor::cat(&outputs, 0).unwrap(), &expected);
+        assert_close(&after, &expected_state);
+    }
+
     /// Half a step is the most that a value is off.
     #[test]
     fn eight_bits_are_half_a_step_off_at_most(

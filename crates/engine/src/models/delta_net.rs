@@ -1,5 +1,5 @@
 use candle_core::Tensor;
-use kernels::{rms_norm, sigmoid};
+use kernels::{DeltaSteps, delta_rule, rms_norm, sigmoid};
 
 use super::batch::{Batch, Part, rows};
 use super::linear::Linear;
@@ -105,7 +105,7 @@ impl DeltaNet {
         }
     }
 
-    /// Token by token: `S ← d·S; S ← S + k ⊗ β(v − Sᵀk); o = Sᵀq`. Gives `(tokens, value_heads, value_dim)`.
+    /// Gives `(tokens, value_heads, value_dim)`.
     fn delta_rule(
         &self,
         qkv: &Tensor,
@@ -126,22 +126,14 @@ impl DeltaNet {
         let keys = keyed(keys_width)?;
         let values =
             qkv.narrow(1, 2 * keys_width, value_heads * value_dim)?.reshape((tokens, value_heads, value_dim))?;
-        let mut state = match memory.take() {
+        let state = match memory.take() {
             Some(state) => state,
             None => Tensor::zeros((value_heads, key_dim, value_dim), qkv.dtype(), qkv.device())?,
         };
-        let mut outs = Vec::with_capacity(tokens);
-        for token in 0..tokens {
-            let key = keys.get(token)?.unsqueeze(2)?;
-            let (query, value) = (queries.get(token)?.unsqueeze(2)?, values.get(token)?);
-            state = state.broadcast_mul(&decay.get(token)?.reshape((value_heads, 1, 1))?)?;
-            let known = state.broadcast_mul(&key)?.sum(1)?;
-            let correction = (value - known)?.broadcast_mul(&beta.get(token)?.unsqueeze(1)?)?;
-            state = (state + key.broadcast_mul(&correction.unsqueeze(1)?)?)?;
-            outs.push(state.broadcast_mul(&query)?.sum(1)?);
-        }
-        *memory = Some(state);
-        Tensor::stack(&outs, 0)
+        let steps = DeltaSteps { queries: &queries, keys: &keys, values: &values, decay, beta };
+        let (outputs, after) = delta_rule(&steps, &state)?;
+        *memory = Some(after);
+        Ok(outputs)
     }
 
     /// `(tokens, key_heads, dim)` → `(tokens, value_heads, dim)`.

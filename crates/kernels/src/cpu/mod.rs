@@ -1,12 +1,14 @@
 //! Fast versions for the CPU, and what candle's own CPU code costs in memory. The only folder that may ask for the
 //! processor's architecture.
 
+mod delta_rule;
 mod gate;
 mod repack;
 mod rope;
 mod unpack_q8;
 mod widen;
 
+pub(crate) use delta_rule::DeltaRule;
 pub(crate) use gate::SiluGate;
 pub use repack::{one_token_reads_blocks, repacked_bytes};
 pub(crate) use rope::Rope;

@@ -10,12 +10,14 @@ use crate::packed::PackedType;
 /// A `.metal` file of this crate.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Source {
+    DeltaRule,
     Packed,
 }
 
 impl Source {
     const fn text(self) -> &'static str {
         match self {
+            Self::DeltaRule => include_str!("delta_rule.metal"),
             Self::Packed => include_str!("packed.metal"),
         }
     }
@@ -56,6 +58,11 @@ pub(super) fn pipeline(device: &MetalDevice, source: Source, name: &str) -> Resu
         compiled.pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
     })
+}
+
+/// A length as kernels take it.
+pub(super) fn narrow(len: usize) -> Result<u32> {
+    u32::try_from(len).map_err(|_| MetalError::from(format!("{len} is too many")).into())
 }
 
 /// The codebook of a packing, one byte where it has none: no buffer is empty.

@@ -1,6 +1,7 @@
 //! What only Apple's GPUs have: kernels of our own, and memory that stays resident.
 
 mod compiled;
+mod delta_rule;
 mod packed;
 
 use std::ops::Deref;
@@ -10,6 +11,7 @@ use candle_core::{MetalDevice, Storage, Tensor};
 use candle_metal_kernels::metal::{Buffer, Device, ResidencySet};
 use objc2_metal::MTLResidencySet;
 
+pub(crate) use delta_rule::DeltaRule;
 pub use packed::PackedTensor;
 
 /// Apple's name for the family of this GPU, such as `applegpu_g16s`: an M4 Max.

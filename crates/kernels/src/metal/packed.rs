@@ -1,10 +1,11 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CustomOp3, DType, Device, Layout, MetalDevice, MetalError, MetalStorage, Result, Shape, Tensor, bail,
+    CpuStorage, CustomOp3, DType, Device, Layout, MetalDevice, MetalStorage, Result, Shape, Tensor, bail,
 };
+use candle_metal_kernels::metal::ComputeCommandEncoder;
 use objc2_metal::MTLSize;
 
-use super::compiled::{Source, codebook, pipeline};
+use super::compiled::{Source, codebook, narrow, pipeline};
 use crate::packed::PackedType;
 
 /// As in `packed.metal`: rows of a threadgroup, of a SIMD-group each, and tokens for which weights are unpacked once.
@@ -86,14 +87,6 @@ struct PackedOp {
     columns: usize,
 }
 
-/// As in `packed.metal`.
-#[repr(C)]
-struct MetalShape {
-    columns: u32,
-    rows: u32,
-    count: u32,
-}
-
 impl CustomOp3 for PackedOp {
     fn name(&self) -> &'static str {
         "packed-product-metal"
@@ -128,10 +121,9 @@ impl CustomOp3 for PackedOp {
         };
         let out = device.new_buffer(count * width, DType::F32, "packed")?;
         let pipeline = pipeline(device, Source::Packed, &format!("{kernel}_{:?}", self.packed_type))?;
-        let narrow = |value: usize| u32::try_from(value).map_err(|_| MetalError::from(format!("{value} is too many")));
-        let shape = MetalShape { columns: narrow(self.columns)?, rows: narrow(self.rows)?, count: narrow(count)? };
+        let shape = [narrow(self.columns)?, narrow(self.rows)?, narrow(count)?];
         let encoder = device.command_encoder()?;
-        let encoder: &candle_metal_kernels::metal::ComputeCommandEncoder = encoder.as_ref();
+        let encoder: &ComputeCommandEncoder = encoder.as_ref();
         encoder.set_compute_pipeline_state(&pipeline);
         encoder.set_bytes(0, &shape);
         encoder.set_input_buffer(1, Some(blocks.buffer()), 0);

@@ -95,8 +95,7 @@ impl PackedType {
     }
 
     /// What indices in the blocks refer to, as bytes: four or eight an entry, one where an entry is a value.
-    #[cfg(feature = "metal")]
-    pub(crate) fn codebook(self) -> Vec<u8> {
+    pub fn codebook(self) -> Vec<u8> {
         use codebooks::{FP4, IQ1, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, IQ4_NL};
 
         let of_eight = |entries: &[u64]| entries.iter().flat_map(|entry| entry.to_le_bytes()).collect();
