@@ -69,7 +69,7 @@ struct Image {
   Kernel *kernels;
   Constant *constants;
   const char *start, *end;           // the library's own memory: tables in constant memory lie here
-  uint8_t *counters, *counters_end;  // how often each block of code ran, where it was compiled for coverage
+  uint8_t *flags, *flags_end;  // whether each block of code ran, where it was compiled for coverage
   const uintptr_t *blocks;           // pairs of address and flags, one for each counter
 };
 } // namespace emulator

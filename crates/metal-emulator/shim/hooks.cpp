@@ -51,8 +51,9 @@ void *metal_emulator_threadgroup_variable(const void *key, size_t size, size_t a
   return metal_emulator_hooks->threadgroup_variable(key, size, align);
 }
 
-void __sanitizer_cov_8bit_counters_init(uint8_t *start, uint8_t *end) {
-  metal_emulator_image.counters = start, metal_emulator_image.counters_end = end;
+void __sanitizer_cov_bool_flag_init(bool *start, bool *end) {
+  metal_emulator_image.flags = reinterpret_cast<uint8_t *>(start);
+  metal_emulator_image.flags_end = reinterpret_cast<uint8_t *>(end);
 }
 void __sanitizer_cov_pcs_init(const uintptr_t *start, const uintptr_t *) { metal_emulator_image.blocks = start; }
 

@@ -120,8 +120,8 @@ pub(crate) struct Image {
     constants: *const Constant,
     pub(crate) start: usize,
     pub(crate) end: usize,
-    counters: *const u8,
-    counters_end: *const u8,
+    flags: *const u8,
+    flags_end: *const u8,
     blocks: *const [usize; 2],
 }
 
@@ -160,10 +160,10 @@ impl Image {
 
     /// For each block of code its offset in the file, and whether it ran. None where blocks are not counted.
     pub(crate) fn blocks(&self) -> Vec<(usize, bool)> {
-        let count = (self.counters_end as usize).saturating_sub(self.counters as usize);
+        let count = (self.flags_end as usize).saturating_sub(self.flags as usize);
         let block = |i: usize| {
-            // SAFETY: clang makes one pair and one counter for each block; counters are bytes that only grow.
-            unsafe { ((*self.blocks.add(i))[0] - self.start, ptr::read_volatile(self.counters.add(i)) != 0) }
+            // SAFETY: clang makes one pair and one flag for each block; flags are bytes that are only ever set.
+            unsafe { ((*self.blocks.add(i))[0] - self.start, ptr::read_volatile(self.flags.add(i)) != 0) }
         };
         (0..count).map(block).collect()
     }

@@ -94,7 +94,8 @@ const ACCESSES: &[&str] = &[
     "-fsanitize-trap=integer-divide-by-zero",
 ];
 
-const BLOCKS: &[&str] = &["-fsanitize-coverage=inline-8bit-counters,pc-table,no-prune"];
+// A flag for each block: a counter of eight bits is zero again after 256 times.
+const BLOCKS: &[&str] = &["-fsanitize-coverage=inline-bool-flag,pc-table,no-prune"];
 
 /// clang with this crate's shim, for one target.
 #[derive(Debug, Clone)]
