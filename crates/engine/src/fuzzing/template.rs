@@ -6,6 +6,18 @@ use super::texts;
 use crate::answer_text::AnswerFormat;
 use crate::template::ChatTemplate;
 
+/// Whether a name stands on both sides of a `+`: a list that is doubled in a loop claims gigabytes, which minijinja 3.1
+/// doesn't count. That is known (see docs/ARCHITECTURE.md), and would be found again and again.
+fn adds_to_itself(template: &str) -> bool {
+    let is_part = |character: char| character.is_alphanumeric() || matches!(character, '_' | '.');
+    template.match_indices('+').any(|(at, _)| {
+        let (left, right) = (template[..at].trim_end(), template[at + 1..].trim_start());
+        let left = &left[left.trim_end_matches(is_part).len()..];
+        let right = &right[..right.len() - right.trim_start_matches(is_part).len()];
+        !left.is_empty() && left == right
+    })
+}
+
 /// Sections: the template; the names of tokens that steer the model, a line each, first those of beginning and end; then
 /// what the conversation is made of, a word that says which in a line of its own.
 ///
@@ -14,6 +26,9 @@ pub fn template(data: &[u8]) {
     let sections = texts(data);
     let mut names = sections.get(1).map_or("", String::as_str).lines();
     let (bos, eos) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
+    if adds_to_itself(&sections[0]) {
+        return;
+    }
     let Ok(template) = ChatTemplate::new(Some(sections[0].clone()), bos, eos, names) else { return };
     let mut request = ChatRequest::default();
     for section in sections.iter().skip(2) {
