@@ -87,11 +87,6 @@ pub struct Plane {
 }
 
 impl KvShape {
-    /// Values stored for one token.
-    pub const fn values_per_token(&self) -> usize {
-        self.kv_heads * (self.key_dim + if self.values_in_keys { 0 } else { self.value_dim })
-    }
-
     /// Bytes stored for one token.
     pub fn bytes_per_token(&self, format: KvFormat) -> usize {
         let bytes = self.planes(format).into_iter().map(|plane| plane.width * plane.dtype.size_in_bytes());

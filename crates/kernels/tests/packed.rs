@@ -7,30 +7,10 @@ use kernels::packed::{PackedMatrix, PackedType};
 use proptest::prelude::*;
 use quant_fixture::QuantFixture;
 
-const fn gguf_name(packed_type: PackedType) -> &'static str {
-    match packed_type {
-        PackedType::Q1_0 => "Q1_0",
-        PackedType::Q2_0 => "Q2_0",
-        PackedType::TQ1_0 => "TQ1_0",
-        PackedType::TQ2_0 => "TQ2_0",
-        PackedType::IQ1S => "IQ1_S",
-        PackedType::IQ1M => "IQ1_M",
-        PackedType::IQ2XXS => "IQ2_XXS",
-        PackedType::IQ2XS => "IQ2_XS",
-        PackedType::IQ2S => "IQ2_S",
-        PackedType::IQ3XXS => "IQ3_XXS",
-        PackedType::IQ3S => "IQ3_S",
-        PackedType::IQ4NL => "IQ4_NL",
-        PackedType::IQ4XS => "IQ4_XS",
-        PackedType::MXFP4 => "MXFP4",
-        PackedType::NVFP4 => "NVFP4",
-    }
-}
-
 #[test]
 fn weights_have_the_bits_of_the_reference() {
     for packed_type in PackedType::ALL {
-        let fixture = QuantFixture::read(gguf_name(packed_type), packed_type.block_bytes());
+        let fixture = QuantFixture::of(packed_type);
         let mut weights = vec![f32::NAN; fixture.blocks * packed_type.block_len()];
         packed_type.unpack(&fixture.packed, &mut weights);
         fixture.check(&weights);
@@ -54,7 +34,7 @@ fn a_matrix_of_another_size_is_refused() {
 #[test]
 fn rows_are_looked_up_and_unknown_ones_refused() {
     let packed_type = PackedType::IQ4NL;
-    let fixture = QuantFixture::read("IQ4_NL", packed_type.block_bytes());
+    let fixture = QuantFixture::of(packed_type);
     let matrix = PackedMatrix::new(fixture.packed[..6 * 18].to_vec(), packed_type, 3, 64).unwrap();
     let mut weights = vec![0.0; 3 * 64];
     packed_type.unpack(&fixture.packed, &mut weights);
@@ -79,9 +59,9 @@ proptest! {
     ) {
         let packed_type = PackedType::ALL[type_index];
         let columns = row_blocks * packed_type.block_len();
-        let fixture = QuantFixture::read(gguf_name(packed_type), packed_type.block_bytes());
+        let fixture = QuantFixture::of(packed_type);
         // The blocks with scales of the size that weights have, in another order each time.
-        let usual: Vec<&[u8]> = fixture.packed.chunks(packed_type.block_bytes()).skip(11).collect();
+        let usual: Vec<&[u8]> = fixture.usual().collect();
         let block = |i: usize| usual[(seed as usize).wrapping_add(i * 7) % usual.len()];
         let packed: Vec<u8> = (0..rows * row_blocks).flat_map(|i| block(i).to_vec()).collect();
         let mut weights = vec![0.0; rows * columns];

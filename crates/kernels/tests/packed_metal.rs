@@ -17,18 +17,10 @@ fn a_packed_tensor_is_the_packed_matrix() {
     let device = Device::new_metal(0).unwrap();
     let metal = device.as_metal_device().unwrap();
     for packed_type in PackedType::ALL {
-        let fixture = QuantFixture::read(&gguf_name(packed_type), packed_type.block_bytes());
-        // The fixture has blocks with infinite scales, too.
-        let is_moderate = |block: &&[u8]| {
-            let mut weights = vec![0.0; packed_type.block_len()];
-            packed_type.unpack(block, &mut weights);
-            weights.iter().all(|weight: &f32| weight.abs() < 1e6)
-        };
-        let moderate: Vec<&[u8]> = fixture.packed.chunks_exact(packed_type.block_bytes()).filter(is_moderate).collect();
-        assert!(moderate.len() > 8, "{packed_type:?}");
+        let fixture = QuantFixture::of(packed_type);
         for (rows, columns, tokens) in SHAPES {
             let bytes = columns / packed_type.block_len() * packed_type.block_bytes() * rows;
-            let blocks: Vec<u8> = moderate.iter().copied().flatten().copied().cycle().take(bytes).collect();
+            let blocks: Vec<u8> = fixture.usual().flatten().copied().cycle().take(bytes).collect();
             let packed = PackedTensor::new(&blocks, packed_type, rows, columns, metal).unwrap();
             let matrix = PackedMatrix::new(&blocks, packed_type, rows, columns).unwrap();
 
@@ -49,13 +41,5 @@ fn a_packed_tensor_is_the_packed_matrix() {
                 assert!(off <= 1e-5 * largest * columns as f32, "{packed_type:?}: {found} is not {expected}");
             }
         }
-    }
-}
-
-fn gguf_name(packed_type: PackedType) -> String {
-    let name = format!("{packed_type:?}");
-    match name.strip_prefix("IQ") {
-        Some(rest) => format!("IQ{}_{}", &rest[..1], &rest[1..]),
-        None => name,
     }
 }

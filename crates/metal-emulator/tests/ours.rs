@@ -36,16 +36,9 @@ fn kernels_of_ours_are_their_references() -> anyhow::Result<()> {
 
 /// Gives the worst error of the product.
 fn packed(packed_type: PackedType, rows: usize, columns: usize, tokens: usize) -> anyhow::Result<f32> {
-    let fixture = QuantFixture::read(&gguf_name(packed_type), packed_type.block_bytes());
-    // It has blocks with infinite scales, too.
-    let is_moderate = |block: &&[u8]| {
-        let mut weights = vec![0.0; packed_type.block_len()];
-        packed_type.unpack(block, &mut weights);
-        weights.iter().all(|weight: &f32| weight.abs() < 1e6)
-    };
-    let moderate: Vec<&[u8]> = fixture.packed.chunks_exact(packed_type.block_bytes()).filter(is_moderate).collect();
+    let fixture = QuantFixture::of(packed_type);
     let bytes = columns / packed_type.block_len() * packed_type.block_bytes() * rows;
-    let blocks: Vec<u8> = moderate.iter().copied().flatten().copied().cycle().take(bytes).collect();
+    let blocks: Vec<u8> = fixture.usual().flatten().copied().cycle().take(bytes).collect();
     let matrix = PackedMatrix::new(&blocks, packed_type, rows, columns)?;
     let x = Tensor::randn(0_f32, 1.0, (tokens, columns), &Device::Cpu)?;
     let expected = matrix.product(&x)?.flatten_all()?.to_vec1::<f32>()?;
@@ -128,12 +121,4 @@ fn codebook(packed_type: PackedType) -> Buffer {
     let mut codebook = packed_type.codebook();
     codebook.resize(codebook.len().max(1), 0);
     Buffer::from_slice(&codebook)
-}
-
-fn gguf_name(packed_type: PackedType) -> String {
-    let name = format!("{packed_type:?}");
-    match name.strip_prefix("IQ") {
-        Some(rest) => format!("IQ{}_{}", &rest[..1], &rest[1..]),
-        None => name,
-    }
 }

@@ -11,6 +11,7 @@ use super::*;
 use crate::device;
 use crate::models::linear::Linear;
 
+#[expect(dead_code, reason = "types are named by the file here")]
 #[path = "../../../kernels/tests/quant_fixture/mod.rs"]
 mod quant_fixture;
 use quant_fixture::QuantFixture;
@@ -159,7 +160,7 @@ fn products_with_plain_weights_are_right_in_every_shape() {
 /// A matrix of the blocks of a fixture that have scales of the size that weights have.
 fn packed_matrix(tensor_type: TensorType, blocks: usize, seed: usize) -> Vec<u8> {
     let fixture = fixture(tensor_type);
-    let usual: Vec<&[u8]> = fixture.packed.chunks(tensor_type.block_bytes() as usize).skip(11).collect();
+    let usual: Vec<&[u8]> = fixture.usual().collect();
     (0..blocks).flat_map(|i| usual[seed.wrapping_add(i * 7) % usual.len()].to_vec()).collect()
 }
 

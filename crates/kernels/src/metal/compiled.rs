@@ -7,6 +7,9 @@ use candle_metal_kernels::metal::{ComputePipeline, Library};
 
 use crate::packed::PackedType;
 
+/// Threads of a SIMD-group, on every GPU of Apple's.
+pub(super) const SIMD_GROUP: usize = 32;
+
 /// A `.metal` file of this crate.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Source {

@@ -3,13 +3,11 @@ use candle_core::{CpuStorage, CustomOp2, DType, Layout, MetalStorage, Result, Sh
 use candle_metal_kernels::metal::ComputeCommandEncoder;
 use objc2_metal::MTLSize;
 
-use super::compiled::{Source, narrow, pipeline};
+use super::compiled::{SIMD_GROUP, Source, narrow, pipeline};
 use crate::delta_rule::DeltaShape;
 
 /// The gated delta rule, one launch for all tokens.
 pub(crate) struct DeltaRule;
-
-const SIMD_GROUP: usize = 32;
 
 impl CustomOp2 for DeltaRule {
     fn name(&self) -> &'static str {

@@ -5,13 +5,12 @@ use candle_core::{
 use candle_metal_kernels::metal::ComputeCommandEncoder;
 use objc2_metal::MTLSize;
 
-use super::compiled::{Source, codebook, narrow, pipeline};
+use super::compiled::{SIMD_GROUP, Source, codebook, narrow, pipeline};
 use crate::packed::PackedType;
 
 /// As in `packed.metal`: rows of a threadgroup, of a SIMD-group each, and tokens for which weights are unpacked once.
 const ROWS: usize = 4;
 const TOKENS: usize = 4;
-const SIMD_GROUP: usize = 32;
 /// Weights that a thread unpacks at a time.
 const AT_ONCE: usize = 8;
 

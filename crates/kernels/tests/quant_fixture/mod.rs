@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use kernels::packed::PackedType;
+
 /// One type's blocks.
 pub(crate) struct QuantFixture {
     name: String,
@@ -15,6 +17,14 @@ pub(crate) struct QuantFixture {
 }
 
 impl QuantFixture {
+    /// The blocks of one of our packings.
+    pub(crate) fn of(packed_type: PackedType) -> Self {
+        let name = format!("{packed_type:?}");
+        // `IQ1S` is GGUF's `IQ1_S`.
+        let name = name.strip_prefix("IQ").map(|rest| format!("IQ{}_{}", &rest[..1], &rest[1..])).unwrap_or(name);
+        Self::read(&name, packed_type.block_bytes())
+    }
+
     /// The blocks of a type of `block_bytes` each.
     pub(crate) fn read(name: &str, block_bytes: usize) -> Self {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../kernels/tests/fixtures/quants");
@@ -29,6 +39,11 @@ impl QuantFixture {
             hash,
             first: first.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
         }
+    }
+
+    /// The blocks without the first, whose scales are zeros, infinities and other limits.
+    pub(crate) fn usual(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        self.packed.chunks_exact(self.packed.len() / self.blocks).skip(11)
     }
 
     /// Compares the weights of all blocks with the reference, bit by bit.
