@@ -21,6 +21,15 @@ pub enum ChatEvent {
     },
     /// How probable the tokens were that the next `Text` or `Thinking` is made of, where the request asks for it.
     Logprobs(Vec<TokenLogprob>),
+    /// Tokens of the answer, where the request asks for them: before the text that they make, which may come much later
+    /// or never.
+    Tokens {
+        /// How many tokens of the answer come before these. Where that is fewer than were told already, these take the
+        /// place of what follows.
+        from: usize,
+        /// Their ids in the model's vocabulary.
+        ids: Vec<u32>,
+    },
     /// The answer is whole.
     Finished(Finish),
 }

@@ -13,4 +13,6 @@ mod request;
 pub use bytes::Bytes;
 pub use event::{ChatEvent, Finish, FinishReason, Progress, ScoredToken, Timings, TokenLogprob, Usage};
 pub use redacted::Redacted;
-pub use request::{ChatRequest, Message, OutputConstraint, ReasoningEffort, Role, SamplingParams, Tool, ToolCall};
+pub use request::{
+    ChatRequest, Message, OutputConstraint, ReasoningEffort, Role, SamplingParams, Tool, ToolCall, Written,
+};

@@ -18,6 +18,12 @@ impl<T: AsRef<str>> Redacted<T> {
     }
 }
 
+impl<T> From<T> for Redacted<T> {
+    fn from(value: T) -> Self {
+        Self(value)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -184,4 +184,30 @@ pub struct ChatRequest {
     pub reasoning_effort: Option<ReasoningEffort>,
     /// How tokens are drawn.
     pub sampling: SamplingParams,
+    /// How far the answer was written elsewhere; it is gone on with from there.
+    pub written: Option<Written>,
+    /// Tell the ids of the answer's tokens, too.
+    pub tells_tokens: bool,
+}
+
+/// The beginning of an answer that another backend wrote: with the request, all that one needs to go on with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// All tokens of it, where they are known and the model that goes on has the same. What was drawn and what was told
+    /// with them is made out of them again: the state of sampling, penalties, stop strings, constraint and parsers.
+    /// Where they are empty, the texts are gone on with.
+    pub tokens: Vec<u32>,
+    /// The text that was told, and isn't told again.
+    pub text: Redacted<String>,
+    /// The thinking that was told.
+    pub thinking: Redacted<String>,
+    /// How many calls were told.
+    pub calls: usize,
+}
+
+impl Written {
+    /// Whether nothing was written yet.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty() && self.text.expose().is_empty() && self.thinking.expose().is_empty() && self.calls == 0
+    }
 }

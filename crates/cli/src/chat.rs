@@ -43,7 +43,8 @@ async fn answer_once(
         match event? {
             ChatEvent::Progress(step) => progress.show(step),
             // It was offered no tool.
-            ChatEvent::Thinking(_) | ChatEvent::ToolCall { .. } | ChatEvent::Logprobs(_) => {}
+            ChatEvent::Thinking(_) | ChatEvent::ToolCall { .. } | ChatEvent::Logprobs(_) | ChatEvent::Tokens { .. } => {
+            }
             ChatEvent::Text(piece) => {
                 progress.clear();
                 if as_json {

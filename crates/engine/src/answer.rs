@@ -8,6 +8,7 @@ use crate::handle::fresh_seed;
 use crate::models::TokenId;
 use crate::sampling::{Constraint, Draw, Logprobs, Sampler};
 use crate::tokenizer::{Detokenizer, Tokenizer};
+use crate::told::Told;
 use crate::worker::Job;
 
 /// The answer as far as it is written.
@@ -20,16 +21,45 @@ pub(crate) struct Answer {
     logprobs: Vec<TokenLogprob>,
     detokenizer: Detokenizer,
     text: AnswerText,
+    told: Told,
     most_tokens: usize,
     completion_tokens: usize,
+    /// Those of them that were drawn here.
+    drawn: usize,
     first_token: Option<Instant>,
     first_visible: Option<Instant>,
     last_token: Option<Instant>,
 }
 
 impl Answer {
-    pub(crate) fn new(job: &Job) -> Self {
-        let room = job.context_len - job.prompt.tokens.len();
+    /// Begins the answer, with what was written of it elsewhere; gives the reason where that was all of it. Everything
+    /// that an answer has a state for is a function of its tokens, so that these are taken as if they were drawn.
+    ///
+    /// # Errors
+    /// When what was written can't be the beginning of this answer.
+    pub(crate) fn begin(job: &Job) -> Result<(Self, Option<FinishReason>), GenerateError> {
+        let mut answer = Self::new(job);
+        let written = &job.prompt.tokens[job.prompt.answer_at..];
+        if job.tells_tokens && !written.is_empty() {
+            job.send(ChatEvent::Tokens { from: 0, ids: written.to_vec() });
+        }
+        let mut ended = None;
+        for token in written {
+            ended = answer.end_before(job, *token);
+            if ended.is_none() {
+                ended = answer.accept(job, *token)?;
+            }
+            if ended.is_some() {
+                break;
+            }
+        }
+        Ok((answer, ended))
+    }
+
+    fn new(job: &Job) -> Self {
+        let room = job.context_len - job.prompt.answer_at;
+        // With the same seed another turn of the conversation must not use the ids of this one again.
+        let id_seed = job.sampling.seed.map_or_else(fresh_seed, |seed| seed.wrapping_add(job.prompt.answer_at as u64));
         let mut constraint = job.constraint.take();
         let open_thinking = (constraint.is_some() && job.prompt.starts_thinking).then(String::new);
         if let Some(constraint) = constraint.as_mut().filter(|_| open_thinking.is_some()) {
@@ -41,9 +71,11 @@ impl Answer {
             open_thinking,
             logprobs: Vec::new(),
             detokenizer: job.text.tokenizer.detokenizer(),
-            text: job.text.answer_text(&job.prompt, &job.sampling, fresh_seed()),
+            text: job.text.answer_text(&job.prompt, &job.sampling, id_seed),
+            told: Told::new(&job.written),
             most_tokens: job.sampling.max_tokens.map_or(room, |most| most.min(room)),
             completion_tokens: 0,
+            drawn: 0,
             first_token: None,
             first_visible: None,
             last_token: None,
@@ -61,24 +93,37 @@ impl Answer {
     /// Takes a drawn token; gives the reason where it is the last.
     ///
     /// # Errors
-    /// When the constraint fails.
+    /// When the constraint fails, or the text isn't what was told elsewhere.
     pub(crate) fn take(&mut self, job: &Job, draw: Draw) -> Result<Option<FinishReason>, GenerateError> {
         let token = draw.token;
-        if job.text.tokenizer.ends_generation(token) {
-            return Ok(Some(FinishReason::Stop));
+        if let Some(reason) = self.end_before(job, token) {
+            return Ok(Some(reason));
         }
-        if self.completion_tokens >= self.most_tokens {
-            return Ok(Some(FinishReason::Length));
+        if job.tells_tokens {
+            job.send(ChatEvent::Tokens { from: self.completion_tokens, ids: vec![token] });
         }
-        self.sampler.accept(token);
         self.logprobs.extend(draw.logprobs.map(|logprobs| token_logprob(&job.text.tokenizer, token, logprobs)));
         let now = Instant::now();
-        self.completion_tokens += 1;
         self.first_token.get_or_insert(now);
         self.last_token = Some(now);
+        self.drawn += 1;
+        self.accept(job, token)
+    }
+
+    /// Why the answer ends without `token`, where it does.
+    fn end_before(&self, job: &Job, token: TokenId) -> Option<FinishReason> {
+        if job.text.tokenizer.ends_generation(token) {
+            return Some(FinishReason::Stop);
+        }
+        (self.completion_tokens >= self.most_tokens).then_some(FinishReason::Length)
+    }
+
+    fn accept(&mut self, job: &Job, token: TokenId) -> Result<Option<FinishReason>, GenerateError> {
+        self.sampler.accept(token);
+        self.completion_tokens += 1;
         let text = self.detokenizer.push(job.text.piece(&job.prompt, token));
         let events = self.text.push(&text);
-        self.send(job, events);
+        self.send(job, events)?;
         let is_whole = self.constrain(token, &text, job.text.thinking_end())?;
         if self.text.is_stopped() || is_whole {
             return Ok(Some(FinishReason::Stop));
@@ -100,38 +145,53 @@ impl Answer {
         Ok(constraint.is_complete())
     }
 
-    pub(crate) fn finish(&mut self, job: &Job, reason: FinishReason, cached: usize, prefill: Duration) {
+    /// Tells what was held back, and the end.
+    ///
+    /// # Errors
+    /// When the text isn't what was told elsewhere.
+    pub(crate) fn finish(
+        &mut self,
+        job: &Job,
+        reason: FinishReason,
+        cached: usize,
+        prefill: Duration,
+    ) -> Result<(), GenerateError> {
         let rest = self.detokenizer.finish();
         let mut events = self.text.push(&rest);
         events.extend(self.text.finish());
-        self.send(job, events);
+        self.send(job, events)?;
         let reason = if self.text.is_stopped() { FinishReason::Stop } else { reason };
-        let prompt_tokens = job.prompt.tokens.len();
+        let (prompt_tokens, run) = (job.prompt.answer_at, job.prompt.tokens.len() - cached);
+        let cached_tokens = cached.min(prompt_tokens);
         let per_second =
             |tokens: usize, time: Duration| (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64());
         let decode_time = self.first_token.zip(self.last_token).map_or(Duration::ZERO, |(first, last)| last - first);
         drop(job.queued.take());
         job.send(ChatEvent::Finished(Finish {
             reason,
-            usage: Some(Usage { prompt_tokens, cached_tokens: cached, completion_tokens: self.completion_tokens }),
+            usage: Some(Usage { prompt_tokens, cached_tokens, completion_tokens: self.completion_tokens }),
             timings: Timings {
                 ttft: self.first_visible.map(|first| first - job.accepted),
-                prefill_tokens_per_sec: per_second(prompt_tokens - cached, prefill),
-                decode_tokens_per_sec: per_second(self.completion_tokens.saturating_sub(1), decode_time),
+                prefill_tokens_per_sec: per_second(run, prefill),
+                decode_tokens_per_sec: per_second(self.drawn.saturating_sub(1), decode_time),
             },
         }));
+        Ok(())
     }
 
-    fn send(&mut self, job: &Job, events: Vec<ChatEvent>) {
-        if !events.is_empty() {
+    fn send(&mut self, job: &Job, events: Vec<ChatEvent>) -> Result<(), GenerateError> {
+        let mut news = Vec::new();
+        for event in events {
+            news.extend(self.told.rest(event)?);
+        }
+        if !news.is_empty() {
             self.first_visible.get_or_insert_with(Instant::now);
             if !self.logprobs.is_empty() {
                 job.send(ChatEvent::Logprobs(std::mem::take(&mut self.logprobs)));
             }
         }
-        for event in events {
-            job.send(event);
-        }
+        news.into_iter().for_each(|event| job.send(event));
+        Ok(())
     }
 }
 

@@ -115,7 +115,7 @@ impl Stream for ChatStream {
 /// What the preparing thread is told to do: everything that works on text, so that the compute thread needn't.
 enum Request {
     Chat { model: LoadSpec, request: Box<ChatRequest>, accepted: Instant, events: EventSender, queued: Queued },
-    Count { path: PathBuf, request: Box<ChatRequest>, reply: oneshot::Sender<Result<usize, LoadError>> },
+    Count { path: PathBuf, request: Box<ChatRequest>, reply: oneshot::Sender<Result<usize, GenerateError>> },
     Forward(Command),
 }
 
@@ -173,11 +173,11 @@ impl EngineHandle {
     ///
     /// # Errors
     /// When the file cannot be used, or its template refuses the messages.
-    pub async fn count_prompt_tokens(&self, path: &Path, request: &ChatRequest) -> Result<usize, LoadError> {
+    pub async fn count_prompt_tokens(&self, path: &Path, request: &ChatRequest) -> Result<usize, GenerateError> {
         let (reply, count) = oneshot::channel();
         let request = Request::Count { path: path.to_owned(), request: Box::new(request.clone()), reply };
-        self.send_when_there_is_room(request).await.map_err(|_| LoadError::ShutDown)?;
-        count.await.unwrap_or(Err(LoadError::ShutDown))
+        self.send_when_there_is_room(request).await.map_err(|_| GenerateError::ShutDown)?;
+        count.await.unwrap_or(Err(GenerateError::ShutDown))
     }
 
     /// The model that is in memory.
@@ -237,7 +237,8 @@ fn prepare(requests: &Receiver<Request>, commands: &SyncSender<Command>, shared:
     while let Ok(request) = requests.recv() {
         let command = match request {
             Request::Count { path, request, reply } => {
-                let count = shared.texts.get(&path).and_then(|text| Ok(text.prompt(&request)?.tokens.len()));
+                let count = shared.texts.get(&path).map_err(GenerateError::from);
+                let count = count.and_then(|text| Ok(text.prompt(&request)?.tokens.len()));
                 // Whoever asked may have gone.
                 let _ = reply.send(count);
                 continue;
@@ -276,7 +277,8 @@ fn prepare_job(
     let prompt = text.prompt(&request)?;
     let context_len = text.header.usable_context(model.context_len);
     let sampling = request.sampling;
-    let sampler = Sampler::new(&sampling, &text.sampling, fresh_seed(), &prompt.tokens)?;
+    let conversation = &prompt.tokens[..prompt.answer_at];
+    let sampler = Sampler::new(&sampling, &text.sampling, fresh_seed(), conversation)?;
     let constraint = sampling.constraint.as_ref().map(|output| text.constraint(output)).transpose()?;
     Ok(Job {
         text,
@@ -285,6 +287,8 @@ fn prepare_job(
         kv_type: model.kv_type,
         cache_budget: model.cache_budget,
         sampling,
+        written: request.written.unwrap_or_default(),
+        tells_tokens: request.tells_tokens,
         sampler,
         constraint: Cell::new(constraint),
         accepted,

@@ -30,6 +30,7 @@ mod slot;
 mod spec;
 mod template;
 mod tokenizer;
+mod told;
 mod wiring;
 mod worker;
 

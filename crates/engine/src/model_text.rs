@@ -2,9 +2,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use chat::{ChatRequest, OutputConstraint, SamplingParams};
+use chat::{ChatRequest, OutputConstraint, SamplingParams, Written};
 
-use crate::answer_text::{AnswerFormat, AnswerText, Tools};
+use crate::answer_text::{AnswerFormat, AnswerText, Rewritten, Tools};
 use crate::gguf::Gguf;
 use crate::header::ModelHeader;
 use crate::model_files::model_files;
@@ -32,9 +32,11 @@ pub(crate) struct ModelText {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct FileVersion(Vec<(u64, Option<SystemTime>)>);
 
-/// A conversation, ready to be run.
+/// A conversation, ready to be run, with as much of the answer as was written elsewhere.
 pub(crate) struct Prompt {
     pub(crate) tokens: Vec<TokenId>,
+    /// How many of the tokens are the conversation; those after them are the answer's.
+    pub(crate) answer_at: usize,
     /// The template opened a thinking part, as some do.
     pub(crate) starts_thinking: bool,
     /// What the model may call in its answer.
@@ -85,14 +87,46 @@ impl ModelText {
         Constraint::new(self.constraint_vocabulary.get().expect("it was set above"), output)
     }
 
-    pub(crate) fn prompt(&self, request: &ChatRequest) -> Result<Prompt, LoadError> {
+    /// # Errors
+    /// When the template refuses the messages, or what was written can't be gone on with.
+    pub(crate) fn prompt(&self, request: &ChatRequest) -> Result<Prompt, GenerateError> {
         let Rendered { text, seal } = self.template.render(request)?;
-        let tokens = self.tokenizer.encode_prompt(&text, Some(seal));
+        let mut tokens = self.tokenizer.encode_prompt(&text, Some(seal));
         if tokens.is_empty() {
-            return Err(LoadError::Template("it rendered an empty prompt".to_owned()));
+            return Err(LoadError::Template("it rendered an empty prompt".to_owned()).into());
         }
-        let starts_thinking = self.format.leaves_thinking_open(&text);
-        Ok(Prompt { tokens, starts_thinking, tools: Tools::new(&request.tools) })
+        let (answer_at, starts_thinking) = (tokens.len(), self.format.leaves_thinking_open(&text));
+        if let Some(written) = &request.written {
+            self.add_written(written, starts_thinking, &mut tokens)?;
+        }
+        Ok(Prompt { tokens, answer_at, starts_thinking, tools: Tools::new(&request.tools) })
+    }
+
+    /// The tokens of the answer so far: its own, or where they aren't known those that say what was told.
+    fn add_written(
+        &self,
+        written: &Written,
+        starts_thinking: bool,
+        tokens: &mut Vec<TokenId>,
+    ) -> Result<(), GenerateError> {
+        let refused = |why: &str| Err(GenerateError::InvalidRequest(why.to_owned()));
+        if written.tokens.iter().any(|token| *token as usize >= self.tokenizer.len()) {
+            return refused("the answer so far has a token that this model lacks");
+        }
+        if written.tokens.is_empty() && written.calls > 0 {
+            return refused("an answer with calls can be gone on with by its tokens only");
+        }
+        tokens.extend(&written.tokens);
+        if written.tokens.is_empty() {
+            let parts = self.format.rewritten(starts_thinking, written.thinking.expose(), written.text.expose());
+            for (index, part) in parts.iter().enumerate() {
+                match part {
+                    Rewritten::Mark(names) => self.tokenizer.encode_marks(names, tokens),
+                    Rewritten::Text(text) => self.tokenizer.encode_text(text, index == 0, tokens),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A reader for the answer to `prompt`. The ids of calls are made from `id_seed`.

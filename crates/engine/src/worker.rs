@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use chat::{Bytes, ChatEvent, Progress, SamplingParams};
+use chat::{Bytes, ChatEvent, FinishReason, Progress, SamplingParams, Written};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::answer::Answer;
@@ -51,6 +51,9 @@ pub(crate) struct Job {
     /// What the caches of all answers together may take; `None` is no limit.
     pub(crate) cache_budget: Option<Bytes>,
     pub(crate) sampling: SamplingParams,
+    /// What was told of the answer elsewhere.
+    pub(crate) written: Written,
+    pub(crate) tells_tokens: bool,
     pub(crate) sampler: Sampler,
     /// Taken when the answer begins.
     pub(crate) constraint: Cell<Option<Constraint>>,
@@ -523,16 +526,27 @@ impl Running {
             }
             self.slot.checkpoint();
             let prefill = self.prefill_started.elapsed();
-            self.stage = Stage::Decode { answer: Box::new(Answer::new(&self.job)), prefill, next: 0 };
+            let (answer, ended) = Answer::begin(&self.job)?;
+            self.stage = Stage::Decode { answer: Box::new(answer), prefill, next: 0 };
+            if let Some(reason) = ended {
+                return self.finish(reason);
+            }
         }
-        let Stage::Decode { answer, prefill, next } = &mut self.stage else { return Ok(()) };
+        let Stage::Decode { answer, next, .. } = &mut self.stage else { return Ok(()) };
         let draw = answer.draw(logits)?;
         *next = draw.token;
         if let Some(reason) = answer.take(&self.job, draw)? {
-            answer.finish(&self.job, reason, self.cached, *prefill);
-            self.has_ended = true;
+            self.finish(reason)?;
         }
         Ok(())
+    }
+
+    fn finish(&mut self, reason: FinishReason) -> Result<(), GenerateError> {
+        self.has_ended = true;
+        match &mut self.stage {
+            Stage::Decode { answer, prefill, .. } => answer.finish(&self.job, reason, self.cached, *prefill),
+            Stage::Prefill => Ok(()),
+        }
     }
 
     fn fail(&mut self, error: GenerateError) {

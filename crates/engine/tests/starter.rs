@@ -44,7 +44,7 @@ async fn read(mut stream: ChatStream) -> (String, Finish, Vec<Progress>) {
             ChatEvent::Thinking(text) => panic!("this model doesn't think: {text}"),
             ChatEvent::ToolCall { call, .. } => panic!("there is no tool to call: {call:?}"),
             ChatEvent::Progress(step) => progress.push(step),
-            ChatEvent::Logprobs(_) => panic!("nobody asked for them"),
+            ChatEvent::Logprobs(_) | ChatEvent::Tokens { .. } => panic!("nobody asked for them"),
             ChatEvent::Finished(finish) => return (answer, finish, progress),
         }
     }

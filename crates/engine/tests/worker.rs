@@ -36,7 +36,8 @@ async fn read(mut stream: ChatStream) -> Result<(String, Finish), GenerateError>
     while let Some(event) = stream.next().await {
         match event? {
             ChatEvent::Text(text) | ChatEvent::Thinking(text) => answer.push_str(&text),
-            ChatEvent::Progress(_) | ChatEvent::ToolCall { .. } | ChatEvent::Logprobs(_) => {}
+            ChatEvent::Progress(_) | ChatEvent::ToolCall { .. } | ChatEvent::Logprobs(_) | ChatEvent::Tokens { .. } => {
+            }
             ChatEvent::Finished(finish) => return Ok((answer, finish)),
         }
     }
@@ -279,7 +280,8 @@ async fn a_constraint_leaves_thinking_free_and_never_cuts_it_short() {
             ChatEvent::Thinking(text) => thinking.push_str(&text),
             ChatEvent::Text(text) => panic!("it never stopped thinking: {text}"),
             ChatEvent::Finished(finish) => break assert_eq!(finish.reason, FinishReason::Length),
-            ChatEvent::Progress(_) | ChatEvent::Logprobs(_) | ChatEvent::ToolCall { .. } => {}
+            ChatEvent::Progress(_) | ChatEvent::Logprobs(_) | ChatEvent::Tokens { .. } | ChatEvent::ToolCall { .. } => {
+            }
         }
     }
     assert!(!thinking.is_empty());
@@ -302,7 +304,8 @@ async fn logprobs_come_with_the_text() {
                 text.push_str(&more);
             }
             ChatEvent::Finished(finish) => break finish,
-            ChatEvent::Progress(_) | ChatEvent::Thinking(_) | ChatEvent::ToolCall { .. } => {}
+            ChatEvent::Progress(_) | ChatEvent::Thinking(_) | ChatEvent::Tokens { .. } | ChatEvent::ToolCall { .. } => {
+            }
         }
     };
     assert_eq!(logprobs.len(), finish.usage.unwrap().completion_tokens);

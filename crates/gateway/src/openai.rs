@@ -78,7 +78,7 @@ async fn whole(completion: Completion, head: &ReplyHead) -> Result<Vec<u8>, AppE
             ChatEvent::Thinking(piece) => thinking.push_str(&piece),
             ChatEvent::ToolCall { call, .. } => calls.push(call),
             ChatEvent::Finished(finish) => return Ok(encode_response(head, &text, &thinking, &calls, &finish)),
-            ChatEvent::Progress(_) | ChatEvent::Logprobs(_) => {}
+            ChatEvent::Progress(_) | ChatEvent::Logprobs(_) | ChatEvent::Tokens { .. } => {}
         }
     }
     Err(AppError { code: ErrorCode::CutOff, sentence: "The answer ended in the middle.".to_owned(), hint: None })

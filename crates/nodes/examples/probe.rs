@@ -33,6 +33,7 @@ async fn main() -> anyhow::Result<()> {
             ChatEvent::ToolCall { call, .. } => print!("{}({})", call.name, call.arguments.expose()),
             ChatEvent::Progress(progress) => println!("{progress:?}"),
             ChatEvent::Logprobs(logprobs) => println!("{logprobs:?}"),
+            ChatEvent::Tokens { from, ids } => println!("tokens from {from}: {ids:?}"),
             ChatEvent::Finished(finish) => println!("\n{finish:#?}"),
         }
         std::io::stdout().flush()?;

@@ -45,7 +45,7 @@ async fn read(mut stream: NodeStream) -> Read {
             Ok(ChatEvent::Text(piece)) => text.push_str(&piece),
             Ok(ChatEvent::Thinking(piece)) => thinking.push_str(&piece),
             Ok(ChatEvent::ToolCall { call, .. }) => calls.push(call),
-            Ok(ChatEvent::Progress(_) | ChatEvent::Logprobs(_)) => {}
+            Ok(ChatEvent::Progress(_) | ChatEvent::Logprobs(_) | ChatEvent::Tokens { .. }) => {}
             Ok(ChatEvent::Finished(finish)) => break Ok(finish),
             Err(error) => break Err(error),
         }

@@ -10,6 +10,15 @@ pub(crate) struct AnswerFormat {
     pub(super) bare_json: bool,
 }
 
+/// A part of what a model wrote, made again out of what was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Rewritten {
+    /// Names of control tokens.
+    Mark(String),
+    /// Text, whatever it spells.
+    Text(String),
+}
+
 /// One way to mark calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CallFormat {
@@ -93,6 +102,37 @@ impl AnswerFormat {
     /// Whether a prompt leaves thinking open.
     pub(crate) fn leaves_thinking_open(&self, prompt: &str) -> bool {
         !self.is_harmony && prompt.trim_end().ends_with(self.thinking.0)
+    }
+
+    /// What a model wrote so far whose thinking and text these are. `starts_thinking`: the prompt ends with an open tag.
+    pub(crate) fn rewritten(&self, starts_thinking: bool, thinking: &str, text: &str) -> Vec<Rewritten> {
+        let (thinks, answers) = (!thinking.is_empty(), !text.is_empty());
+        let (mut parts, mut mark) = (Vec::new(), String::new());
+        if self.is_harmony {
+            if thinks {
+                mark.push_str("<|channel|>analysis<|message|>");
+                parts.extend([Rewritten::Mark(std::mem::take(&mut mark)), Rewritten::Text(thinking.to_owned())]);
+                mark.push_str("<|end|><|start|>assistant");
+            }
+            if answers {
+                mark.push_str("<|channel|>final<|message|>");
+                parts.extend([Rewritten::Mark(mark), Rewritten::Text(text.to_owned())]);
+            }
+            return parts;
+        }
+        if thinks && !starts_thinking {
+            parts.push(Rewritten::Mark(self.thinking.0.to_owned()));
+        }
+        if thinks {
+            parts.push(Rewritten::Text(thinking.to_owned()));
+        }
+        if answers && (thinks || starts_thinking) {
+            // White space after thinking is no part of an answer, and this much is what models write there.
+            parts.extend([Rewritten::Mark(self.thinking.1.to_owned()), Rewritten::Text(format!("\n\n{text}"))]);
+        } else if answers {
+            parts.push(Rewritten::Text(text.to_owned()));
+        }
+        parts
     }
 
     /// What ends a thinking part.

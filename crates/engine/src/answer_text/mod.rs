@@ -11,7 +11,7 @@ mod tagged;
 use chat::{ChatEvent, Redacted, ToolCall};
 
 pub(crate) use calls::Tools;
-pub(crate) use format::AnswerFormat;
+pub(crate) use format::{AnswerFormat, Rewritten};
 use harmony::Harmony;
 use stops::Stops;
 use tagged::Tagged;

@@ -153,8 +153,21 @@ impl Tokenizer {
         tokens
     }
 
-    /// The tokens of a text that is nothing but text, whatever it spells. `is_first`: it begins the prompt.
-    fn encode_text(&self, text: &str, mut is_first: bool, tokens: &mut Vec<TokenId>) {
+    /// The tokens of marks as a model writes them.
+    pub(crate) fn encode_marks(&self, text: &str, tokens: &mut Vec<TokenId>) {
+        self.specials.split_marks(text, &mut |part| match part {
+            Part::Special(id) => tokens.push(id),
+            Part::Text(text) => self.encode_text(text, false, tokens),
+        });
+    }
+
+    /// How many tokens there are.
+    pub(crate) const fn len(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// The tokens of a text that is nothing but text, whatever it spells. `is_first`: it begins the prompt, or an answer.
+    pub(crate) fn encode_text(&self, text: &str, mut is_first: bool, tokens: &mut Vec<TokenId>) {
         self.specials.split_words(text, &mut |part| {
             match (part, &self.algorithm) {
                 (Part::Special(id), _) => tokens.push(id),

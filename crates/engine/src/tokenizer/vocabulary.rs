@@ -36,6 +36,10 @@ impl Pieces {
         Self { bytes, ends }
     }
 
+    pub(super) const fn len(&self) -> usize {
+        self.ends.len()
+    }
+
     pub(super) fn get(&self, token: TokenId) -> &[u8] {
         let index = token as usize;
         let Some(end) = self.ends.get(index) else { return &[] };
