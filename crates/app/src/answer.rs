@@ -184,7 +184,7 @@ async fn forward(
                     app.save_speeds();
                 }
             }
-            ChatEvent::Progress(_) | ChatEvent::Logprobs(_) => {}
+            ChatEvent::Progress(_) | ChatEvent::Logprobs(_) | ChatEvent::Tokens { .. } => {}
         }
         let finished = matches!(event, ChatEvent::Finished(_));
         send(events, AnswerEvent::Chat(event)).await;

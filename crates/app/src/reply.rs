@@ -248,7 +248,7 @@ impl Writing {
                     return self.end(state, Some(finish), None).await;
                 }
                 // Only callers of the HTTP server ask for them.
-                Some(AnswerEvent::Chat(ChatEvent::Logprobs(_))) => {}
+                Some(AnswerEvent::Chat(ChatEvent::Logprobs(_) | ChatEvent::Tokens { .. })) => {}
                 Some(AnswerEvent::Failed(error)) => {
                     let state = MessageState::Failed { sentence: error.to_string() };
                     return self.end(state, None, Some(error)).await;

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use chat::Bytes;
 
 use crate::device::{self, KvType};
-use crate::gguf::{Gguf, Packing};
+use crate::gguf::{Gguf, Packing, vocabulary_name};
 use crate::spec::ModelSpec;
 use crate::{LoadError, tokenizer};
 
@@ -32,6 +32,8 @@ pub struct ModelHeader {
     pub license: Option<String>,
     /// Whether the file brings a chat template; without one, ChatML is used.
     pub has_chat_template: bool,
+    /// Names the vocabulary: models with the same name mean the same by a token's id.
+    pub tokenizer: String,
     vocabulary: u64,
     /// What the layouts in which the device holds the weights take beyond the file's.
     repacked_bytes: u64,
@@ -107,6 +109,7 @@ impl ModelHeader {
                 .unwrap_or(0),
             license: text("general.license.name").or_else(|| text("general.license")),
             has_chat_template: metadata.get("tokenizer.chat_template").is_some(),
+            tokenizer: vocabulary_name(gguf),
             vocabulary: metadata.array("tokenizer.ggml.tokens").map_or(0, |tokens| tokens.len() as u64),
             repacked_bytes,
             touched_bytes,

@@ -43,12 +43,16 @@ pub(crate) async fn models(State(gateway): State<Arc<Gateway>>) -> Response {
     let mut list: Vec<ModelEntry> = here
         .iter()
         .filter(|model| model.header.is_ok())
-        .map(|model| ModelEntry { id: model.id.clone(), owned_by: Some("tidegate".to_owned()) })
+        .map(|model| ModelEntry {
+            id: model.id.clone(),
+            owned_by: Some("tidegate".to_owned()),
+            tokenizer: model.usable().map(|header| header.tokenizer.clone()),
+        })
         .collect();
     for node in gateway.app.nodes() {
         for model in node.status.into_iter().flat_map(|status| status.models) {
             if list.iter().all(|known| known.id != model) {
-                list.push(ModelEntry { id: model, owned_by: Some(node.name.clone()) });
+                list.push(ModelEntry { id: model, owned_by: Some(node.name.clone()), tokenizer: None });
             }
         }
     }

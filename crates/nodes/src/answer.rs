@@ -68,6 +68,8 @@ pub(crate) struct Answer {
     reason: Option<FinishReason>,
     usage: Option<Usage>,
     told: Option<Timings>,
+    /// Tokens of the answer, as far as their ids were told.
+    tokens: usize,
     /// The calls that came so far, by the index that the node gives them.
     calls: Vec<(usize, ToolCall)>,
 }
@@ -90,6 +92,7 @@ impl Answer {
             reason: None,
             usage: None,
             told: None,
+            tokens: 0,
             calls: Vec::new(),
         }
     }
@@ -261,6 +264,11 @@ impl Answer {
         }
         if piece.text.is_some() || piece.thinking.is_some() || !piece.tool_calls.is_empty() {
             self.meter.note(Instant::now());
+        }
+        if !piece.tokens.is_empty() {
+            let from = piece.token_offset.unwrap_or(self.tokens);
+            self.tokens = from.saturating_add(piece.tokens.len());
+            self.out.push_back(Ok(ChatEvent::Tokens { from, ids: piece.tokens }));
         }
         self.out.extend(piece.thinking.map(|text| Ok(ChatEvent::Thinking(text))));
         self.out.extend(piece.text.map(|text| Ok(ChatEvent::Text(text))));

@@ -91,6 +91,8 @@ fn a_whole_response_comes_back() {
         text: Some("text".into()),
         thinking: Some("thoughts".into()),
         tool_calls: Vec::new(),
+        tokens: Vec::new(),
+        token_offset: None,
         finish: Some(FinishReason::Length),
         usage: finish().usage,
         timings: Some(finish().timings),
@@ -184,7 +186,7 @@ fn calls() -> impl Strategy<Value = ChatCall> {
     (option::of("[a-z/.-]{1,12}"), messages, tools, sampling, any::<(bool, bool)>()).prop_map(
         |(model, messages, (tools, reasoning_effort), sampling, (stream, usage))| {
             ChatCall {
-                request: ChatRequest { model, messages, tools, reasoning_effort, sampling },
+                request: ChatRequest { model, messages, tools, reasoning_effort, sampling, ..ChatRequest::default() },
                 stream,
                 // Only a stream can be asked for it.
                 include_usage: stream && usage,

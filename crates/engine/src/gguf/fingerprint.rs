@@ -6,6 +6,16 @@ use super::Gguf;
 const BLOCKS: usize = 48;
 const BLOCK_BYTES: usize = 4096;
 
+/// Names what token ids mean: the beginning of SHA-256 over the words of the vocabulary in their order, in hexadecimal.
+/// Models in which it is the same understand each other's tokens, whatever their weights and templates.
+pub(crate) fn vocabulary_name(gguf: &Gguf) -> String {
+    let mut hash = Sha256::new();
+    if let Some(words) = gguf.metadata().array("tokenizer.ggml.tokens") {
+        hash.update(words.bytes(&gguf.map));
+    }
+    hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 impl Gguf {
     /// Tells the model from any other: SHA-256 over the length, the header and a few dozen evenly spaced blocks of
     /// weights of every file. Milliseconds at any size; weights that were changed between the blocks, in a file of the

@@ -28,6 +28,11 @@ impl ArrayValue {
     pub(crate) const fn len(&self) -> usize {
         self.count
     }
+
+    /// Its elements as they stand in `file`.
+    pub(crate) fn bytes<'f>(&self, file: &'f [u8]) -> &'f [u8] {
+        file.get(self.range.clone()).unwrap_or_default()
+    }
 }
 
 const I32: u32 = 5;

@@ -10,6 +10,8 @@ pub struct ModelEntry {
     pub id: String,
     /// Who serves it, in the server's own word: engines are recognized by it.
     pub owned_by: Option<String>,
+    /// Tells whether token ids mean the same to another Tidegate's model; no other server has it.
+    pub tokenizer: Option<String>,
 }
 
 /// The body of `/v1/models`. `created` is in seconds since 1970.
@@ -18,7 +20,11 @@ pub fn encode_models(models: &[ModelEntry], created: u64) -> Vec<u8> {
         .iter()
         .map(|model| {
             let owner = model.owned_by.as_deref().unwrap_or("tidegate");
-            json!({ "id": model.id, "object": "model", "created": created, "owned_by": owner })
+            let mut entry = json!({ "id": model.id, "object": "model", "created": created, "owned_by": owner });
+            if let Some(tokenizer) = &model.tokenizer {
+                entry["tokenizer"] = json!(tokenizer);
+            }
+            entry
         })
         .collect();
     json!({ "object": "list", "data": entries }).to_string().into_bytes()
@@ -39,7 +45,13 @@ pub fn decode_models(body: &[u8]) -> Result<Vec<ModelEntry>, DecodeError> {
     let text = |entry: &Value, name: &str| entry.get(name).and_then(Value::as_str).map(str::to_owned);
     Ok(list
         .iter()
-        .filter_map(|entry| Some(ModelEntry { id: text(entry, "id")?, owned_by: text(entry, "owned_by") }))
+        .filter_map(|entry| {
+            Some(ModelEntry {
+                id: text(entry, "id")?,
+                owned_by: text(entry, "owned_by"),
+                tokenizer: text(entry, "tokenizer"),
+            })
+        })
         .filter(|entry| !entry.id.is_empty())
         .collect())
 }
@@ -51,8 +63,8 @@ mod tests {
     #[test]
     fn a_list_comes_back() {
         let models = vec![
-            ModelEntry { id: "qwen2.5".into(), owned_by: Some("tidegate".into()) },
-            ModelEntry { id: "llama".into(), owned_by: Some("me".into()) },
+            ModelEntry { id: "qwen2.5".into(), owned_by: Some("tidegate".into()), tokenizer: Some("ab12".into()) },
+            ModelEntry { id: "llama".into(), owned_by: Some("me".into()), tokenizer: None },
         ];
         assert_eq!(decode_models(&encode_models(&models, 7)).unwrap(), models);
     }

@@ -27,12 +27,14 @@ pub struct ChunkEncoder {
     include_usage: bool,
     has_started: bool,
     has_calls: bool,
+    /// Tokens that go with the next text: how many came before them, and their ids.
+    tokens: Option<(usize, Vec<u32>)>,
 }
 
 impl ChunkEncoder {
     /// An encoder for one answer; `include_usage` as the request's `stream_options` say.
     pub fn new(head: ReplyHead, include_usage: bool) -> Self {
-        Self { head, include_usage, has_started: false, has_calls: false }
+        Self { head, include_usage, has_started: false, has_calls: false, tokens: None }
     }
 
     /// The bytes for one event. Progress becomes a comment, which keeps the connection alive and which every client
@@ -50,6 +52,13 @@ impl ChunkEncoder {
             }
             // A request that asks for them is refused, so there are none.
             ChatEvent::Logprobs(_) => String::new(),
+            ChatEvent::Tokens { from, ids } => {
+                let (first, known) = self.tokens.get_or_insert((*from, Vec::new()));
+                known.truncate(from.saturating_sub(*first));
+                known.extend(ids);
+                *first = (*first).min(*from);
+                String::new()
+            }
             ChatEvent::Finished(finish) => self.end(finish),
         }
     }
@@ -66,7 +75,9 @@ impl ChunkEncoder {
             delta.insert("role".into(), json!("assistant"));
         }
         delta.insert(name.into(), value);
-        sse::encode_data(&self.chunk(&delta, None).to_string())
+        let mut chunk = self.chunk(&delta, None);
+        self.add_tokens(&mut chunk);
+        sse::encode_data(&chunk.to_string())
     }
 
     fn end(&mut self, finish: &Finish) -> String {
@@ -75,6 +86,7 @@ impl ChunkEncoder {
             out.push_str(&self.delta("content", json!("")));
         }
         let mut last = self.chunk(&Map::new(), Some(finish.reason));
+        self.add_tokens(&mut last);
         if let Some(timings) = timings_json(finish) {
             last["timings"] = timings;
         }
@@ -87,6 +99,13 @@ impl ChunkEncoder {
         }
         out.push_str(&sse::encode_data(sse::DONE));
         out
+    }
+
+    fn add_tokens(&mut self, chunk: &mut Value) {
+        if let Some((from, ids)) = self.tokens.take() {
+            chunk["choices"][0]["token_ids"] = json!(ids);
+            chunk["choices"][0]["token_offset"] = json!(from);
+        }
     }
 
     fn chunk(&self, delta: &Map<String, Value>, reason: Option<FinishReason>) -> Value {
@@ -130,6 +149,10 @@ pub struct Piece {
     pub thinking: Option<String>,
     /// Parts of the calls that the model asks for.
     pub tool_calls: Vec<ToolCallPart>,
+    /// Ids of the tokens that the text is made of, where the request asks for them.
+    pub tokens: Vec<u32>,
+    /// How many tokens of the answer come before them. Only Tidegate tells; with others they follow those before.
+    pub token_offset: Option<usize>,
     /// Why the answer ended, in the last chunk that has a choice.
     pub finish: Option<FinishReason>,
     /// Tokens, often in a chunk of their own after the end.
@@ -181,8 +204,18 @@ fn piece(value: &Value) -> Result<Piece, DecodeError> {
     // llama.cpp, SGLang and DeepSeek say `reasoning_content`; vLLM, mlx_lm, Ollama and LM Studio `reasoning`; some both.
     piece.thinking = text("reasoning_content").or_else(|| text("reasoning"));
     piece.tool_calls = part.map(parts_of).unwrap_or_default();
+    let ids = member_of(choice, "token_ids").and_then(Value::as_array);
+    let ids = ids.map(|ids| ids.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect());
+    // One that is no token makes the others useless.
+    piece.tokens = ids.and_then(|ids: Option<Vec<u32>>| ids).unwrap_or_default();
+    piece.token_offset =
+        member_of(choice, "token_offset").and_then(Value::as_u64).and_then(|from| usize::try_from(from).ok());
     piece.finish = choice.get("finish_reason").and_then(Value::as_str).and_then(reason_of);
     Ok(piece)
+}
+
+fn member_of<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
+    value.as_object().and_then(|object| member(object, name))
 }
 
 fn reason_word(reason: FinishReason, has_calls: bool) -> &'static str {
@@ -297,6 +330,36 @@ mod tests {
         check(data, &Piece { timings: Some(timings), ..Piece::default() });
         let failed = decode_chunk(r#"{"error":{"message":"out of memory","code":500}}"#).unwrap();
         assert_eq!(failed.error.unwrap().message, "out of memory");
+    }
+
+    #[test]
+    fn tokens_go_with_the_text_that_they_make() {
+        let mut encoder = ChunkEncoder::new(ReplyHead { id: "a".into(), created: 1, model: "m".into() }, false);
+        let tokens = |from, ids: &[u32]| ChatEvent::Tokens { from, ids: ids.to_vec() };
+        let read = |data: &str| decode_chunk(data.trim().strip_prefix("data: ").unwrap()).unwrap();
+        assert_eq!(encoder.encode(&tokens(0, &[1, 2])), "");
+        assert_eq!(encoder.encode(&tokens(2, &[3])), "");
+        let piece = read(&encoder.encode(&ChatEvent::Text("ü".into())));
+        assert_eq!(
+            piece,
+            Piece { text: Some("ü".into()), tokens: vec![1, 2, 3], token_offset: Some(0), ..Piece::default() }
+        );
+        let piece = read(&encoder.encode(&ChatEvent::Text("!".into())));
+        assert_eq!((piece.tokens, piece.token_offset), (vec![], None));
+        encoder.encode(&tokens(3, &[4, 5]));
+        encoder.encode(&tokens(4, &[6]));
+        let end = encoder.encode(&ChatEvent::Finished(Finish {
+            reason: FinishReason::Stop,
+            usage: None,
+            timings: Timings::default(),
+        }));
+        let piece = read(end.lines().next().unwrap());
+        assert_eq!((piece.tokens, piece.token_offset), (vec![4, 6], Some(3)));
+        // vLLM's, and what is none.
+        let ids = |list: &str| {
+            decode_chunk(&format!(r#"{{"choices":[{{"delta":{{}},"token_ids":{list}}}]}}"#)).unwrap().tokens
+        };
+        assert_eq!([ids("[7,8]"), ids("[7,-8]"), ids("null"), ids("7")], [vec![7, 8], vec![], vec![], vec![]]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use chat::{ChatRequest, Message, ReasoningEffort, Redacted, Role, SamplingParams};
+use chat::{ChatRequest, Message, ReasoningEffort, Redacted, Role, SamplingParams, Written};
 use serde_json::{Map, Value, json};
 
 use super::json::{integer, kind, member};
@@ -34,6 +34,11 @@ impl RequestError {
 
 type Object = Map<String, Value>;
 
+/// vLLM's name for it.
+const TELLS_TOKENS: &str = "return_token_ids";
+/// What another Tidegate wrote of the answer; no other server knows this member.
+const WRITTEN: &str = "tidegate_written";
+
 /// Reads the body of a call. Unknown members are ignored; members that would change the answer and can't be served
 /// (`n` above 1, images, a forced call, a response format) are errors.
 pub fn decode_request(body: &[u8]) -> Result<ChatCall, RequestError> {
@@ -58,6 +63,8 @@ pub fn decode_request(body: &[u8]) -> Result<ChatCall, RequestError> {
         tools: decode_tools(&object)?,
         reasoning_effort: reasoning_effort(&object)?,
         sampling: sampling(&object)?,
+        written: member(&object, WRITTEN).map(decode_written).transpose()?,
+        tells_tokens: flag(&object, TELLS_TOKENS, TELLS_TOKENS)?,
     };
     Ok(ChatCall { request, stream, include_usage })
 }
@@ -65,7 +72,7 @@ pub fn decode_request(body: &[u8]) -> Result<ChatCall, RequestError> {
 /// The body that asks a node for `model`'s answer. Parameters that were not set are left to the node; those that
 /// OpenAI doesn't know (`top_k`, `min_p`, repetition) go under the names that llama.cpp, vLLM and mlx_lm read.
 pub fn encode_request(call: &ChatCall) -> Vec<u8> {
-    let ChatRequest { model, messages, tools, reasoning_effort, sampling } = &call.request;
+    let ChatRequest { model, messages, tools, reasoning_effort, sampling, written, tells_tokens } = &call.request;
     let mut body = Object::new();
     if let Some(model) = model {
         body.insert("model".into(), json!(model));
@@ -90,6 +97,12 @@ pub fn encode_request(call: &ChatCall) -> Vec<u8> {
             body.insert(name.into(), value);
         }
     };
+    // vLLM, SGLang and llama.cpp want to be told; others go on with a last message of the assistant by themselves.
+    let is_continued = messages.last().is_some_and(|last| last.role == Role::Assistant && last.tool_calls.is_empty());
+    set("continue_final_message", is_continued.then_some(Value::Bool(true)));
+    set("add_generation_prompt", is_continued.then_some(Value::Bool(false)));
+    set(WRITTEN, written.as_ref().map(encode_written));
+    set(TELLS_TOKENS, tells_tokens.then_some(Value::Bool(true)));
     set("temperature", sampling.temperature.map(short));
     set("top_k", sampling.top_k.map(Value::from));
     set("top_p", sampling.top_p.map(short));
@@ -102,6 +115,40 @@ pub fn encode_request(call: &ChatCall) -> Vec<u8> {
     set("max_tokens", sampling.max_tokens.map(Value::from));
     set("stop", (!sampling.stop.is_empty()).then(|| json!(sampling.stop)));
     Value::Object(body).to_string().into_bytes()
+}
+
+fn encode_written(written: &Written) -> Value {
+    json!({
+        "token_ids": written.tokens,
+        "content": written.text.expose(),
+        "reasoning_content": written.thinking.expose(),
+        "tool_calls": written.calls,
+    })
+}
+
+fn decode_written(value: &Value) -> Result<Written, RequestError> {
+    let Value::Object(object) = value else { return Err(wrong_type(WRITTEN, "an object", value)) };
+    let at = |name: &str| format!("{WRITTEN}.{name}");
+    let text = |name: &str| member(object, name).map(|text| string(text, &at(name))).transpose();
+    let count = |value: &Value, at: &str| {
+        let count = integer(value).and_then(|count| u32::try_from(count).ok());
+        count.ok_or_else(|| RequestError::at(at, format!("`{at}` must be a whole number")))
+    };
+    let tokens = match member(object, "token_ids") {
+        None => Vec::new(),
+        Some(Value::Array(ids)) => {
+            let id = |(index, id)| count(id, &format!("{}[{index}]", at("token_ids")));
+            ids.iter().enumerate().map(id).collect::<Result<_, _>>()?
+        }
+        Some(other) => return Err(wrong_type(&at("token_ids"), "an array", other)),
+    };
+    let calls = member(object, "tool_calls").map(|calls| count(calls, &at("tool_calls"))).transpose()?;
+    Ok(Written {
+        tokens,
+        text: Redacted(text("content")?.unwrap_or_default()),
+        thinking: Redacted(text("reasoning_content")?.unwrap_or_default()),
+        calls: calls.unwrap_or_default() as usize,
+    })
 }
 
 fn encode_message(message: &Message) -> Value {
@@ -391,6 +438,41 @@ mod tests {
         refused(&json!({ "messages": [{ "role": "user" }] }), "messages[0].content");
         let called = json!({ "messages": [{ "role": "assistant", "content": null, "tool_calls": [{}] }] });
         refused(&called, "messages[0].tool_calls[0]");
+    }
+
+    #[test]
+    fn what_was_written_elsewhere_comes_back() {
+        let written = Written {
+            tokens: vec![1, 99_999],
+            text: "Grü".to_owned().into(),
+            thinking: "h".to_owned().into(),
+            calls: 2,
+        };
+        let request = ChatRequest {
+            messages: vec![Message::new(Role::User, "hi")],
+            written: Some(written),
+            tells_tokens: true,
+            ..ChatRequest::default()
+        };
+        let call = ChatCall { request, stream: true, include_usage: true };
+        assert_eq!(decode_request(&encode_request(&call)), Ok(call));
+        refused(&user(json!({ "tidegate_written": 3 })), "tidegate_written");
+        refused(&user(json!({ "tidegate_written": { "token_ids": [1, -1] } })), "tidegate_written.token_ids[1]");
+        refused(&user(json!({ "tidegate_written": { "token_ids": 7 } })), "tidegate_written.token_ids");
+        refused(&user(json!({ "tidegate_written": { "content": 7 } })), "tidegate_written.content");
+        let decoded = decode_request(user(json!({ "tidegate_written": {} })).to_string().as_bytes()).unwrap();
+        assert_eq!(decoded.request.written, Some(Written::default()));
+    }
+
+    #[test]
+    fn a_last_message_of_the_assistant_is_to_be_gone_on_with() {
+        let ask =
+            |messages| ChatCall { request: ChatRequest { messages, ..ChatRequest::default() }, ..ChatCall::default() };
+        let body = |call: &ChatCall| serde_json::from_slice::<Value>(&encode_request(call)).unwrap();
+        let open = body(&ask(vec![Message::new(Role::User, "hi"), Message::new(Role::Assistant, "He")]));
+        assert_eq!((&open["continue_final_message"], &open["add_generation_prompt"]), (&json!(true), &json!(false)));
+        let closed = body(&ask(vec![Message::new(Role::User, "hi")]));
+        assert!(closed.get("continue_final_message").is_none() && closed.get("add_generation_prompt").is_none());
     }
 
     #[test]
