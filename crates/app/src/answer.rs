@@ -249,7 +249,7 @@ async fn route(
         demand.wanted_context = settings.context_len.max(needed).min(header.context_len);
         demand.model = Some(app.local_model(entry, header));
     }
-    Ok((decide(&app.policy(), &demand, &app.judged_snapshot(), &options), entry))
+    Ok((decide(&app.policy(), &demand, &app.outlook(), &options), entry))
 }
 
 impl App {
@@ -257,7 +257,7 @@ impl App {
     fn load_spec(&self, entry: &ModelEntry, context_len: usize) -> LoadSpec {
         let model = entry.usable().map(|header| self.local_model(entry, header));
         let available =
-            model.as_ref().and_then(|model| fit(model, &self.policy(), &self.judged_snapshot(), context_len).budget);
+            model.as_ref().and_then(|model| fit(model, &self.policy(), self.outlook().snapshot(), context_len).budget);
         let cache_budget = available
             .zip(model)
             .map(|(available, model)| available.saturating_sub(model.weights).saturating_sub(model.scratch));
@@ -283,6 +283,7 @@ impl App {
             already_loaded: own,
             other_loaded: other,
             decode_tokens_per_sec: self.inner.speeds.usual("here", &entry.id),
+            ..LocalModel::default()
         }
     }
 }

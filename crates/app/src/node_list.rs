@@ -42,8 +42,8 @@ impl NodeView {
             name: self.name.clone(),
             reachable: self.status.as_ref().map(|status| matches!(status.state, NodeState::Ready)),
             has_model: self.model_for(wanted).is_some(),
-            queue: None,
             decode_tokens_per_sec: self.decode_tokens_per_sec,
+            ..NodeOption::default()
         }
     }
 }

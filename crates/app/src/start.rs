@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use engine::{EngineConfig, EngineHandle, KvType, Unloaded, Wiring};
 use nodes::NodeAddress;
 use notify::RecommendedWatcher;
-use routing::{OffloadMode, Policy, may_wire};
+use routing::{OffloadMode, Outlook, Policy, may_wire};
 use store::{ConversationSummary, Secrets, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -260,13 +260,9 @@ impl App {
         self.settings().policy(ram)
     }
 
-    /// The newest reading as decisions are made from it: a GPU that models don't run on sets no limit.
-    pub(crate) fn judged_snapshot(&self) -> vitals::Snapshot {
-        let mut snapshot = self.inner.vitals.latest().snapshot.clone();
-        if !engine::computes_on_gpu() {
-            snapshot.gpu = None;
-        }
-        snapshot
+    /// The last minute of readings as decisions are made from it.
+    pub(crate) fn outlook(&self) -> Outlook {
+        self.inner.vitals.outlook()
     }
 
     pub(crate) fn save_speeds(&self) {

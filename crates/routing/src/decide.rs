@@ -1,9 +1,9 @@
 //! The decision: who may answer is settled first, then who can, then who does it best.
 
-use vitals::Snapshot;
-
 use crate::here::{Here, Outcome};
-use crate::{Alternative, Decision, Demand, NodeOption, OffloadMode, PlaceChoice, Policy, Reason, Target, rank, words};
+use crate::{
+    Alternative, Decision, Demand, NodeOption, OffloadMode, Outlook, Place, Policy, Reason, Target, rank, words,
+};
 
 /// Decides where an answer is made.
 ///
@@ -15,8 +15,8 @@ use crate::{Alternative, Decision, Demand, NodeOption, OffloadMode, PlaceChoice,
 ///   unknown, or where a reading is over its limit. With no such node it stays where it fits and says which reading is
 ///   bad, and refuses where it doesn't fit.
 /// - [`OffloadMode::Remote`] takes the best node that isn't known to be gone, and refuses where there is none.
-pub fn decide(policy: &Policy, demand: &Demand, snapshot: &Snapshot, nodes: &[NodeOption]) -> Decision {
-    let case = Case { demand, nodes, here: Here::look(policy, demand, snapshot) };
+pub fn decide(policy: &Policy, demand: &Demand, outlook: &Outlook, nodes: &[NodeOption]) -> Decision {
+    let case = Case { demand, nodes, here: Here::look(policy, demand, outlook) };
     if demand.stays_local {
         return case.only_here(Reason::StaysLocal, "this chat stays here");
     }
@@ -24,8 +24,8 @@ pub fn decide(policy: &Policy, demand: &Demand, snapshot: &Snapshot, nodes: &[No
         return case.only_here(Reason::OnlyHere, "offload is set to Local only");
     }
     match (&demand.place, policy.mode) {
-        (Some(PlaceChoice::Here), _) => case.only_here(Reason::Chosen, "you chose here"),
-        (Some(PlaceChoice::Node(id)), _) => case.chosen_node(id),
+        (Some(Place::Here), _) => case.only_here(Reason::Chosen, "you chose here"),
+        (Some(Place::Node(id)), _) => case.chosen_node(id),
         (None, OffloadMode::Remote) => case.any_node(),
         (None, _) => case.best_place(),
     }

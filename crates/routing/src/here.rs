@@ -6,7 +6,7 @@ use vitals::Snapshot;
 use crate::fit::{Limits, fit, longest_context};
 use crate::rank::known_speed;
 use crate::readings::{Reading, readings, unknown};
-use crate::{Demand, LocalModel, Policy, ReadingCheck, Reason, Verdict, words};
+use crate::{Demand, LocalModel, Outlook, Policy, ReadingCheck, Reason, Verdict, words};
 
 /// Room for an answer after the prompt, in tokens: a context that leaves less is no use.
 const ANSWER_ROOM: usize = 1024;
@@ -51,8 +51,9 @@ pub(crate) struct Strain {
 }
 
 impl Here {
-    pub(crate) fn look(policy: &Policy, demand: &Demand, snapshot: &Snapshot) -> Self {
-        let strain_readings = readings(policy, snapshot);
+    pub(crate) fn look(policy: &Policy, demand: &Demand, outlook: &Outlook) -> Self {
+        let snapshot = outlook.snapshot();
+        let strain_readings = readings(policy, outlook);
         let unknown = strain_readings.iter().filter(|r| r.check.exceeded.is_none()).map(|r| r.check.name).collect();
         let strains = strain_readings
             .iter()

@@ -70,7 +70,15 @@ mod tests {
     use super::*;
 
     fn node(id: &str, reachable: Option<bool>, has_model: bool, queue: Option<usize>, speed: f64) -> NodeOption {
-        NodeOption { id: id.into(), name: id.into(), reachable, has_model, queue, decode_tokens_per_sec: Some(speed) }
+        NodeOption {
+            id: id.into(),
+            name: id.into(),
+            reachable,
+            has_model,
+            queue,
+            decode_tokens_per_sec: Some(speed),
+            ..NodeOption::default()
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use vitals::{MemoryPressure, Snapshot, ThermalPressure, ThermalState};
 
-use crate::{Policy, ReadingCheck, Reason};
+use crate::{Outlook, Policy, ReadingCheck, Reason};
 
 /// A reading with what it would mean to be over its limit.
 pub(crate) struct Reading {
@@ -21,7 +21,8 @@ impl Reading {
 }
 
 /// The readings, the one that hurts first in front.
-pub(crate) fn readings(policy: &Policy, snapshot: &Snapshot) -> [Reading; 4] {
+pub(crate) fn readings(policy: &Policy, outlook: &Outlook) -> [Reading; 4] {
+    let snapshot = outlook.snapshot();
     [swap_in(policy, snapshot), swap_used(policy, snapshot), pressure(snapshot), heat(policy, snapshot)]
 }
 

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a case that cannot be read is a failed test")]
 
 use chat::Bytes;
-use routing::{Decision, Demand, LocalModel, NodeOption, OffloadMode, PlaceChoice, Policy, Target, decide};
+use routing::{Decision, Demand, LocalModel, NodeOption, OffloadMode, Outlook, PlaceChoice, Policy, Target, decide};
 use vitals::{Gpu, Memory, MemoryPressure, Snapshot, Swap, ThermalPressure, ThermalState};
 
 #[test]
@@ -112,7 +112,7 @@ fn decide_case(input: &str) -> Decision {
     snapshot.memory = has_memory.then_some(memory);
     snapshot.swap = Some(swap);
     demand.model = has_model.then_some(model);
-    decide(&policy, &demand, &snapshot, &nodes)
+    decide(&policy, &demand, &Outlook::of(&snapshot), &nodes)
 }
 
 fn known(value: &str) -> Option<&str> {

@@ -3,7 +3,7 @@
 use chat::Bytes;
 use proptest::prelude::*;
 use routing::{
-    Decision, Demand, LocalModel, NodeOption, OffloadMode, PlaceChoice, Policy, Target, Verdict, decide, fit,
+    Decision, Demand, LocalModel, NodeOption, OffloadMode, Outlook, PlaceChoice, Policy, Target, Verdict, decide, fit,
 };
 use vitals::{Gpu, Memory, MemoryPressure, Snapshot, Swap, ThermalPressure, ThermalState};
 
@@ -45,7 +45,7 @@ prop_compose! {
         max_thermal in thermal(),
         min_decode_tokens_per_sec in number(),
     ) -> Policy {
-        Policy { mode, reserve, max_swap_used_ratio, max_swap_in_per_sec, max_thermal, min_decode_tokens_per_sec }
+        Policy { mode, reserve, max_swap_used_ratio, max_swap_in_per_sec, max_thermal, min_decode_tokens_per_sec, ..Policy::default() }
     }
 }
 
@@ -59,7 +59,7 @@ prop_compose! {
         other_loaded in prop_oneof![2 => Just(Bytes::ZERO), 1 => bytes()],
         decode_tokens_per_sec in maybe(number().boxed()),
     ) -> LocalModel {
-        LocalModel { weights, kv_per_token, scratch, trained_context, already_loaded, other_loaded, decode_tokens_per_sec }
+        LocalModel { weights, kv_per_token, scratch, trained_context, already_loaded, other_loaded, decode_tokens_per_sec, ..LocalModel::default() }
     }
 }
 
@@ -74,7 +74,7 @@ prop_compose! {
             (0..4).prop_map(|n| PlaceChoice::Node(format!("node-{n}"))),
         ]),
     ) -> Demand {
-        Demand { model, prompt_tokens, wanted_context, stays_local, place }
+        Demand { model, prompt_tokens, wanted_context, stays_local, place, ..Demand::default() }
     }
 }
 
@@ -115,6 +115,7 @@ fn node_lists() -> impl Strategy<Value = Vec<NodeOption>> {
                 has_model,
                 queue,
                 decode_tokens_per_sec,
+                ..NodeOption::default()
             })
             .collect()
     })
@@ -141,7 +142,7 @@ proptest! {
     fn it_always_decides_and_always_says_why(
         policy in policies(), demand in demands(), snapshot in snapshots(), nodes in node_lists()
     ) {
-        let decision = decide(&policy, &demand, &snapshot, &nodes);
+        let decision = decide(&policy, &demand, &Outlook::of(&snapshot), &nodes);
         prop_assert!(!decision.sentence.is_empty() && !decision.sentence.ends_with('.'), "{}", decision.sentence);
         prop_assert!(!decision.sentence.contains("NaN"), "{}", decision.sentence);
         prop_assert!(decision.readings.len() >= 5);
@@ -159,7 +160,7 @@ proptest! {
     fn nothing_runs_here_over_the_budget(
         policy in policies(), demand in demands(), snapshot in snapshots(), nodes in node_lists()
     ) {
-        let decision = decide(&policy, &demand, &snapshot, &nodes);
+        let decision = decide(&policy, &demand, &Outlook::of(&snapshot), &nodes);
         if let Target::Here { context_len } = decision.target {
             let model = demand.model.as_ref().expect("nothing runs without a model");
             match budget(model, &policy, &snapshot) {
@@ -176,9 +177,9 @@ proptest! {
         policy in policies(), demand in demands(), snapshot in snapshots(), nodes in node_lists()
     ) {
         let staying = Demand { stays_local: true, ..demand.clone() };
-        prop_assert!(!goes_to_a_node(&decide(&policy, &staying, &snapshot, &nodes)));
+        prop_assert!(!goes_to_a_node(&decide(&policy, &staying, &Outlook::of(&snapshot), &nodes)));
         let local_only = Policy { mode: OffloadMode::LocalOnly, ..policy };
-        prop_assert!(!goes_to_a_node(&decide(&local_only, &demand, &snapshot, &nodes)));
+        prop_assert!(!goes_to_a_node(&decide(&local_only, &demand, &Outlook::of(&snapshot), &nodes)));
     }
 
     #[test]
@@ -189,9 +190,9 @@ proptest! {
         if let Some(memory) = &mut scarcer.memory {
             memory.available = memory.available.min(memory.available.scaled(part));
         }
-        let decision = decide(&policy, &demand, &snapshot, &nodes);
+        let decision = decide(&policy, &demand, &Outlook::of(&snapshot), &nodes);
         if !matches!(decision.target, Target::Here { .. }) {
-            let later = decide(&policy, &demand, &scarcer, &nodes);
+            let later = decide(&policy, &demand, &Outlook::of(&scarcer), &nodes);
             prop_assert!(!matches!(later.target, Target::Here { .. }), "{} then {}", decision.line(), later.line());
         }
     }
