@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Usage};
 use futures::StreamExt;
-use routing::{Advice, Concern, Continuation, Decision, Place, Reason, Running, Target};
+use routing::{Advice, Concern, Continuation, Decision, Measure, Place, Running, Target};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
@@ -15,10 +15,14 @@ use crate::{Takeover, continue_request};
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long one that is there may be silent in the middle of an answer: nothing that is written takes as long.
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
+/// The same before its first token: many servers read a long prompt without a word.
+const LONGEST_PROMPT: Duration = Duration::from_secs(180);
 /// How long the old place waits, with what it has written on, for the first token of the new one.
 const FIRST_TOKEN: Duration = Duration::from_secs(20);
 /// How long the new place may take to read what is written so far, while the old one writes on.
 const WARM_UP: Duration = Duration::from_secs(120);
+/// How long an answer stays where it is when it was to move and there was no place to go.
+const STAYS: Duration = Duration::from_secs(5);
 /// Events of the old place that wait for the first token of the new one; the old place waits when there are more.
 const HELD_BACK: usize = 512;
 
@@ -36,8 +40,8 @@ pub enum HandoffEvent<E> {
     Routed {
         /// Where, and why.
         decision: Box<Decision>,
-        /// The same as in the decision's target.
-        place: Place,
+        /// The same as in the decision's target; `None` where it refuses.
+        place: Option<Place>,
         /// The model's name there.
         model: String,
         /// How it goes on; `None` where the answer begins.
@@ -46,10 +50,14 @@ pub enum HandoffEvent<E> {
     /// Room was made here, and why.
     Relieved {
         /// How.
-        measure: routing::Measure,
+        measure: Measure,
         /// Why.
         concern: Box<Concern>,
     },
+    /// The answer was to move, and stays where it is, as this decision says.
+    Stayed(Box<Decision>),
+    /// The place that wrote failed, in these words; the answer goes on elsewhere, or fails.
+    Lost(String),
     /// What the backend says.
     Chat(ChatEvent),
     /// The answer is not whole, and no place can go on with it.
@@ -61,7 +69,7 @@ pub async fn answer<H: Host>(host: &H, ask: Ask, events: &mpsc::Sender<HandoffEv
     let tells_tokens = ask.request.tells_tokens;
     let request = ChatRequest { tells_tokens: true, ..ask.request };
     let (ledger, failed, last_told) = (Ledger::default(), Vec::new(), Instant::now());
-    let mut answer = Answer { host, request, tells_tokens, events, ledger, failed, last_told };
+    let mut answer = Answer { host, request, tells_tokens, events, ledger, failed, last_told, said_to_be_whole: None };
     answer.run().await;
     answer.ledger
 }
@@ -76,6 +84,8 @@ struct Answer<'a, H: Host> {
     /// Places that failed during this answer.
     failed: Vec<Place>,
     last_told: Instant,
+    /// A place that added nothing says that the answer is whole.
+    said_to_be_whole: Option<Finish>,
 }
 
 /// A place that writes.
@@ -89,14 +99,21 @@ struct Source<H: Host> {
     /// The last sign of life.
     heard: Instant,
     has_told: bool,
+    /// Advice to move isn't heard before: there was no place to go.
+    stays_until: Instant,
 }
 
-/// Why a source is left.
-enum Left<E> {
+/// How a source ended.
+enum End<E> {
     /// The answer is at its end; this is left to tell.
     Finished(Finish),
     /// The place failed.
     Lost(E),
+}
+
+/// Why a source is left.
+enum Left<E> {
+    Ended(End<E>),
     /// It should go on elsewhere.
     Move(Why),
 }
@@ -110,54 +127,60 @@ enum Why {
 impl<H: Host> Answer<'_, H> {
     async fn run(&mut self) {
         let mut lost = None;
-        'place: loop {
+        loop {
             let Some(mut source) = self.place(lost.take()).await else { return };
-            loop {
+            let end = loop {
                 let why = match self.follow(&mut source).await {
-                    Left::Finished(finish) => return self.finish(&source, finish).await,
-                    Left::Lost(failure) => {
-                        self.lose(&source.place, &failure);
-                        lost = Some(failure);
-                        continue 'place;
-                    }
+                    Left::Ended(end) => break end,
                     Left::Move(why) => why,
                 };
                 match self.hand_over(&mut source, why).await {
-                    Ok(None) => {}
+                    Ok(None) => source.stays_until = Instant::now() + STAYS,
                     Ok(Some(next)) => source = next,
-                    Err(Left::Finished(finish)) => return self.finish(&source, finish).await,
-                    Err(Left::Lost(failure)) => {
-                        self.lose(&source.place, &failure);
-                        lost = Some(failure);
-                        continue 'place;
-                    }
-                    Err(Left::Move(_)) => unreachable!("a move isn't left for another one"),
+                    Err(end) => break end,
                 }
-            }
+            };
+            let failure = match end {
+                End::Finished(finish) if !self.is_doubtful(&source, &finish) => return self.finish(finish).await,
+                End::Finished(_) => self.host.cut_off(&source.place),
+                End::Lost(failure) => failure,
+            };
+            self.lose(&source.place, &failure).await;
+            lost = Some(failure);
         }
+    }
+
+    /// Whether a node ended the answer without a word of its own. It may be right, and the answer was whole; but then
+    /// another place says so, too.
+    fn is_doubtful(&mut self, source: &Source<H>, finish: &Finish) -> bool {
+        let said_nothing = !source.has_told && source.place != Place::Here && finish.reason != FinishReason::Length;
+        if !said_nothing || self.said_to_be_whole.is_some() {
+            return false;
+        }
+        self.said_to_be_whole = (!self.ledger.is_empty()).then_some(*finish);
+        true
     }
 
     /// Finds a place that begins, or goes on after `lost`. `None` where there is none, which was told.
     async fn place(&mut self, mut lost: Option<H::Failure>) -> Option<Source<H>> {
         loop {
             if lost.as_ref().is_some_and(Failure::is_final) {
-                self.fail(lost.take()?).await;
+                self.give_up(lost.take()?).await;
                 return None;
             }
-            let decided = self.decide(None).await;
-            let decision = match decided {
+            let decision = match self.decide(None, None).await {
                 Ok(decision) => decision,
                 Err(failure) => {
-                    self.fail(lost.unwrap_or(failure)).await;
+                    self.give_up(lost.unwrap_or(failure)).await;
                     return None;
                 }
             };
-            let Some(place) = place_of(&decision) else {
+            let Some(place) = self.untried(&decision) else {
                 let refusal = self.host.refusal(&decision);
                 if lost.is_none() {
-                    self.tell_route(&decision, Place::Here, String::new(), None).await;
+                    self.tell_route(&decision, None, String::new(), None).await;
                 }
-                self.fail(lost.unwrap_or(refusal)).await;
+                self.give_up(lost.unwrap_or(refusal)).await;
                 return None;
             };
             match self.open(&decision, &place).await {
@@ -167,14 +190,19 @@ impl<H: Host> Answer<'_, H> {
                 }
                 Err(None) => self.failed.push(place),
                 Err(Some(failure)) => {
-                    self.lose(&place, &failure);
+                    self.lose_candidate(&place, &failure);
                     lost = Some(failure);
                 }
             }
         }
     }
 
-    async fn decide(&self, concern: Option<Concern>) -> Result<Decision, H::Failure> {
+    /// Where the decision leads; a place that has failed leads nowhere, whatever is decided.
+    fn untried(&self, decision: &Decision) -> Option<Place> {
+        place_of(decision).filter(|place| !self.failed.contains(place))
+    }
+
+    async fn decide(&self, concern: Option<Concern>, wanted: Option<&Place>) -> Result<Decision, H::Failure> {
         let current = self.ledger.segments().last().map(|segment| segment.place.clone());
         let running = current.or_else(|| self.failed.last().cloned()).map(|place| Running {
             place,
@@ -182,7 +210,7 @@ impl<H: Host> Answer<'_, H> {
             failed: self.failed.clone(),
             concern,
         });
-        self.host.decide(running.as_ref()).await
+        self.host.decide(running.as_ref(), wanted).await
     }
 
     /// Asks a place to begin, or to go on with what is written; the error is `None` where it can't at this point.
@@ -213,14 +241,14 @@ impl<H: Host> Answer<'_, H> {
     ) -> Source<H> {
         let (watch, began) = (self.host.watch(place), Instant::now());
         let (place, decision) = (place.clone(), decision.clone());
-        Source { place, decision, opened, continuation, watch, began, heard: began, has_told: false }
+        Source { place, decision, opened, continuation, watch, began, heard: began, has_told: false, stays_until: began }
     }
 
     /// The answer is written by `source` from here on.
     async fn begin(&mut self, source: &Source<H>) {
         let Opened { model, tokenizer, .. } = &source.opened;
         self.ledger.begin(source.place.clone(), model.clone(), source.continuation, tokenizer.clone());
-        self.tell_route(&source.decision, source.place.clone(), model.clone(), source.continuation).await;
+        self.tell_route(&source.decision, Some(source.place.clone()), model.clone(), source.continuation).await;
     }
 
     /// Hands on what `source` says until it is to be left.
@@ -234,18 +262,19 @@ impl<H: Host> Answer<'_, H> {
                         self.host.relieve(measure).await;
                         self.send(HandoffEvent::Relieved { measure, concern: Box::new(concern) }).await;
                     }
+                    Signal::Advice(Advice::HandOff(_)) if Instant::now() < source.stays_until => {}
                     Signal::Advice(Advice::HandOff(concern)) => return Left::Move(Why::Concern(concern)),
                     Signal::MoveTo(place) if place == source.place => {}
                     Signal::MoveTo(place) => return Left::Move(Why::Wanted(place)),
                     Signal::Disturbed => {
                         if !self.host.is_alive(&source.place).await {
-                            return Left::Lost(self.host.cut_off(&source.place));
+                            return Left::Ended(End::Lost(self.host.cut_off(&source.place)));
                         }
                     }
                 },
                 event = timeout(SILENCE, source.opened.stream.next()) => {
-                    if let Some(left) = self.heard(source, event.ok()).await {
-                        return left;
+                    if let Some(end) = self.heard(source, event.ok()).await {
+                        return Left::Ended(end);
                     }
                 }
             }
@@ -257,19 +286,19 @@ impl<H: Host> Answer<'_, H> {
         &mut self,
         source: &mut Source<H>,
         event: Option<Option<Result<ChatEvent, H::Failure>>>,
-    ) -> Option<Left<H::Failure>> {
+    ) -> Option<End<H::Failure>> {
         match event {
             None => {
-                // Before its first token it may read a long prompt in silence.
-                let is_stuck = source.has_told && source.heard.elapsed() >= LONGEST_SILENCE;
+                let longest = if source.has_told { LONGEST_SILENCE } else { LONGEST_PROMPT };
+                let is_stuck = source.heard.elapsed() >= longest;
                 if is_stuck || !self.host.is_alive(&source.place).await {
-                    return Some(Left::Lost(self.host.cut_off(&source.place)));
+                    return Some(End::Lost(self.host.cut_off(&source.place)));
                 }
                 None
             }
-            Some(None) => Some(Left::Lost(self.host.cut_off(&source.place))),
-            Some(Some(Err(failure))) => Some(Left::Lost(failure)),
-            Some(Some(Ok(ChatEvent::Finished(finish)))) => Some(Left::Finished(finish)),
+            Some(None) => Some(End::Lost(self.host.cut_off(&source.place))),
+            Some(Some(Err(failure))) => Some(End::Lost(failure)),
+            Some(Some(Ok(ChatEvent::Finished(finish)))) => Some(End::Finished(finish)),
             Some(Some(Ok(event))) => {
                 source.heard = Instant::now();
                 if is_written(&event) {
@@ -291,16 +320,18 @@ impl<H: Host> Answer<'_, H> {
         &mut self,
         source: &mut Source<H>,
         why: Why,
-    ) -> Result<Option<Source<H>>, Left<H::Failure>> {
+    ) -> Result<Option<Source<H>>, End<H::Failure>> {
         let is_urgent = matches!(&why, Why::Concern(concern) if concern.is_urgent);
         loop {
             let decided = match &why {
-                Why::Concern(concern) => self.decide(Some(concern.clone())).await,
-                Why::Wanted(place) if self.failed.contains(place) => return Ok(None),
-                Why::Wanted(place) => self.host.decide_on(place, &self.running(source)).await,
+                Why::Concern(concern) => self.decide(Some(concern.clone()), None).await,
+                Why::Wanted(place) => self.decide(None, Some(place)).await,
             };
             let Ok(decision) = decided else { return Ok(None) };
-            let Some(place) = place_of(&decision).filter(|place| *place != source.place) else { return Ok(None) };
+            let Some(place) = self.untried(&decision).filter(|place| *place != source.place) else {
+                self.send(HandoffEvent::Stayed(Box::new(decision))).await;
+                return Ok(None);
+            };
             let takeover = self.host.takeover(&place).await;
             if self.continued(&takeover, &place).is_none() {
                 self.failed.push(place);
@@ -309,16 +340,11 @@ impl<H: Host> Answer<'_, H> {
             if !is_urgent && !self.warm_up(source, &decision, &place, &takeover).await? {
                 continue;
             }
-            match self.take_over(source, &decision, &place, &takeover).await? {
+            match self.take_over(source, &decision, &place, &takeover, !is_urgent).await? {
                 Some(next) => return Ok(Some(next)),
                 None => continue,
             }
         }
-    }
-
-    fn running(&self, source: &Source<H>) -> Running {
-        let failed = self.failed.clone();
-        Running { place: source.place.clone(), tokens: self.ledger.token_count(), failed, concern: None }
     }
 
     /// Lets the new place read what is written, while the old one writes on. False where it failed.
@@ -328,7 +354,7 @@ impl<H: Host> Answer<'_, H> {
         decision: &Decision,
         place: &Place,
         takeover: &Takeover,
-    ) -> Result<bool, Left<H::Failure>> {
+    ) -> Result<bool, End<H::Failure>> {
         let Some((mut request, continuation)) = self.continued(takeover, place) else { return Ok(false) };
         // One token is drawn, and thrown away: what counts is the cache that it leaves.
         let written = match continuation {
@@ -361,8 +387,8 @@ impl<H: Host> Answer<'_, H> {
                     }
                 },
                 event = timeout(SILENCE, source.opened.stream.next()) => {
-                    if let Some(left) = self.heard(source, event.ok()).await {
-                        return Err(left);
+                    if let Some(end) = self.heard(source, event.ok()).await {
+                        return Err(end);
                     }
                 }
             }
@@ -377,7 +403,8 @@ impl<H: Host> Answer<'_, H> {
         decision: &Decision,
         place: &Place,
         takeover: &Takeover,
-    ) -> Result<Option<Source<H>>, Left<H::Failure>> {
+        is_warm: bool,
+    ) -> Result<Option<Source<H>>, End<H::Failure>> {
         let Some((request, continuation)) = self.continued(takeover, place) else {
             self.failed.push(place.clone());
             return Ok(None);
@@ -391,12 +418,14 @@ impl<H: Host> Answer<'_, H> {
         };
         let mut next = self.source(decision, place, opened, Some(continuation));
         let mut held = VecDeque::new();
-        let deadline = Instant::now() + FIRST_TOKEN;
+        let deadline = Instant::now() + if is_warm { FIRST_TOKEN } else { WARM_UP };
         let mut old_has_ended = false;
         let first = loop {
             tokio::select! {
                 biased;
                 event = tokio::time::timeout_at(deadline, next.opened.stream.next()) => match event {
+                    // The old place knows better whether there is more to come.
+                    Ok(Some(Ok(ChatEvent::Finished(_)))) if !old_has_ended => break Err(self.host.cut_off(place)),
                     Ok(Some(Ok(event))) if is_written(&event) || matches!(event, ChatEvent::Finished(_)) => break Ok(event),
                     Ok(Some(Ok(event @ ChatEvent::Tokens { .. }))) => break Ok(event),
                     Ok(Some(Ok(_))) => {}
@@ -415,19 +444,18 @@ impl<H: Host> Answer<'_, H> {
                 self.begin(&next).await;
                 self.host.has_left(&source.place, Some(next.decision.reason));
                 match self.heard(&mut next, Some(Some(Ok(first)))).await {
-                    Some(Left::Finished(finish)) => {
-                        // The new place had nothing to add.
+                    Some(end) => {
                         *source = next;
-                        Err(Left::Finished(finish))
+                        Err(end)
                     }
-                    _ => Ok(Some(next)),
+                    None => Ok(Some(next)),
                 }
             }
             Err(failure) => {
                 self.lose_candidate(place, &failure);
                 for event in held {
-                    if let Some(left) = self.heard(source, Some(event)).await {
-                        return Err(left);
+                    if let Some(end) = self.heard(source, Some(event)).await {
+                        return Err(end);
                     }
                 }
                 Ok(None)
@@ -436,9 +464,11 @@ impl<H: Host> Answer<'_, H> {
     }
 
     /// The place that wrote failed.
-    fn lose(&mut self, place: &Place, failure: &H::Failure) {
-        self.ledger.end(Ended::Failed(failure.sentence()));
+    async fn lose(&mut self, place: &Place, failure: &H::Failure) {
+        let sentence = failure.sentence();
+        self.ledger.end(Ended::Failed(sentence.clone()));
         self.lose_candidate(place, failure);
+        self.send(HandoffEvent::Lost(sentence)).await;
     }
 
     fn lose_candidate(&mut self, place: &Place, failure: &H::Failure) {
@@ -446,10 +476,10 @@ impl<H: Host> Answer<'_, H> {
         self.failed.push(place.clone());
     }
 
-    async fn finish(&mut self, source: &Source<H>, mut finish: Finish) {
+    async fn finish(&mut self, mut finish: Finish) {
         self.ledger.end(Ended::Finished);
         if self.ledger.segments().len() > 1 {
-            finish.usage = self.usage(source, finish.usage);
+            finish.usage = self.usage(finish.usage);
             // Of the place that wrote last, and so of nothing that anybody waited for.
             finish.timings.ttft = None;
         }
@@ -457,13 +487,12 @@ impl<H: Host> Answer<'_, H> {
     }
 
     /// Tokens of the whole answer; `None` where they can't be known.
-    fn usage(&self, source: &Source<H>, told: Option<Usage>) -> Option<Usage> {
-        let told = told?;
-        let written = self.ledger.segments().last()?.tokens.as_ref().map(|tokens| tokens.start);
-        match source.continuation {
+    fn usage(&self, told: Option<Usage>) -> Option<Usage> {
+        let (told, last) = (told?, self.ledger.segments().last()?);
+        match last.continuation {
             // It counted what was there before it as a part of the prompt.
             Some(Continuation::Prefix) => {
-                let before = written?;
+                let before = last.tokens.as_ref()?.start;
                 Some(Usage {
                     prompt_tokens: told.prompt_tokens.saturating_sub(before),
                     cached_tokens: told.cached_tokens.min(told.prompt_tokens.saturating_sub(before)),
@@ -474,7 +503,11 @@ impl<H: Host> Answer<'_, H> {
         }
     }
 
-    async fn fail(&mut self, failure: H::Failure) {
+    /// No place is left to go on.
+    async fn give_up(&mut self, failure: H::Failure) {
+        if let Some(finish) = self.said_to_be_whole.take() {
+            return self.finish(finish).await;
+        }
         self.ledger.end(Ended::Failed(failure.sentence()));
         self.send(HandoffEvent::Failed(failure)).await;
     }
@@ -492,7 +525,7 @@ impl<H: Host> Answer<'_, H> {
     async fn tell_route(
         &self,
         decision: &Decision,
-        place: Place,
+        place: Option<Place>,
         model: String,
         continuation: Option<Continuation>,
     ) {

@@ -63,8 +63,12 @@ pub trait Host: Send + Sync {
     /// Watches over an answer.
     type Watch: Watch;
 
-    /// Decides where the answer begins, or where one that runs goes on.
-    fn decide(&self, running: Option<&Running>) -> impl Future<Output = Result<Decision, Self::Failure>> + Send;
+    /// Decides where the answer begins, or where one that runs goes on: at `wanted`, where the user says so.
+    fn decide(
+        &self,
+        running: Option<&Running>,
+        wanted: Option<&Place>,
+    ) -> impl Future<Output = Result<Decision, Self::Failure>> + Send;
 
     /// How `place` would go on with an answer. Asks it where nobody knows yet.
     fn takeover(&self, place: &Place) -> impl Future<Output = Takeover> + Send;

@@ -5,6 +5,8 @@ use chat::{ChatEvent, ToolCall};
 use routing::{Continuation, Place};
 use sha2::{Digest, Sha256};
 
+use crate::{Failure, HandoffEvent};
+
 /// Which place wrote which part of an answer, and what was told of it.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
@@ -115,6 +117,31 @@ impl Ledger {
         self.tokens().filter(|tokens| is_same && !tokens.is_empty())
     }
 
+    /// Keeps the ledger by the events that [`crate::answer()`] gives: whoever reads them has the same one as it. They come
+    /// so long after the last one that was told.
+    pub fn take<E: Failure>(&mut self, event: &HandoffEvent<E>, since_last: Duration) {
+        match event {
+            HandoffEvent::Routed { place: Some(place), model, continuation, .. } => {
+                self.end(Ended::HandedOver);
+                self.begin(place.clone(), model.clone(), *continuation, None);
+            }
+            HandoffEvent::Chat(event) => {
+                self.tell(event, since_last);
+                if matches!(event, ChatEvent::Finished(_)) {
+                    self.end(Ended::Finished);
+                }
+            }
+            HandoffEvent::Lost(sentence) => self.end(Ended::Failed(sentence.clone())),
+            HandoffEvent::Failed(failure) => self.end(Ended::Failed(failure.sentence())),
+            HandoffEvent::Routed { .. } | HandoffEvent::Relieved { .. } | HandoffEvent::Stayed(_) => {}
+        }
+    }
+
+    /// Whoever asked stopped the answer.
+    pub fn stop(&mut self) {
+        self.end(Ended::Stopped);
+    }
+
     /// A place begins, or goes on.
     pub(crate) fn begin(
         &mut self,
@@ -123,17 +150,14 @@ impl Ledger {
         continuation: Option<Continuation>,
         tokenizer: Option<String>,
     ) {
-        match continuation {
-            // Its tokens follow those that are there.
-            Some(Continuation::Tokens) => {}
-            // What tokens the beginning has there isn't known, until the place tells them.
-            _ => {
-                self.tokens = self.is_empty().then(Vec::new);
-                self.tokenizer = tokenizer;
-            }
-        }
         let (text, thinking, calls) = (self.text.len(), self.thinking.len(), self.calls.len());
-        let tokens = self.tokens.as_ref().map(|tokens| tokens.len()..tokens.len());
+        let tokens = self.tokens().map(|tokens| tokens.len()..tokens.len());
+        // By its tokens, what follows follows those that are there; else what tokens the beginning has there isn't known
+        // until the place tells them.
+        if continuation != Some(Continuation::Tokens) {
+            self.tokens = self.is_empty().then(Vec::new);
+            self.tokenizer = tokenizer;
+        }
         self.segments.push(Segment {
             place,
             model,
@@ -150,7 +174,7 @@ impl Ledger {
 
     /// Something was told, so long after the last thing.
     pub(crate) fn tell(&mut self, event: &ChatEvent, since_last: Duration) {
-        let is_first = self.segments.len() > 1;
+        let is_moved = self.segments.len() > 1;
         let Some(segment) = self.segments.last_mut() else { return };
         match event {
             ChatEvent::Text(text) => self.text.push_str(text),
@@ -167,7 +191,7 @@ impl Ledger {
             ChatEvent::Progress(_) | ChatEvent::Logprobs(_) | ChatEvent::Finished(_) => return,
         }
         self.pieces += 1;
-        if is_first {
+        if is_moved {
             segment.gap.get_or_insert(since_last);
         }
         segment.text.end = self.text.len();
