@@ -190,13 +190,10 @@ impl Here {
 /// How fast it would go here, how much of it is read already, and in how many seconds it would be done.
 fn pace(demand: &Demand) -> (SpeedForecast, usize, f64) {
     let Some(model) = &demand.model else { return (SpeedForecast::default(), 0, f64::INFINITY) };
-    let to_read = demand.tokens_to_read();
-    let speeds = SpeedForecast::of(model, to_read.unwrap_or(0));
+    let work = Work::of(demand);
+    let speeds = SpeedForecast::of(model, work.to_read);
     let is_running_here = demand.running.as_ref().is_some_and(|running| running.place == Place::Here);
-    let cached = match to_read {
-        Some(all) if is_running_here => all,
-        _ => model.prefix_tokens.unwrap_or(0).min(to_read.unwrap_or(usize::MAX)),
-    };
+    let cached = if is_running_here { work.to_read } else { model.prefix_tokens.unwrap_or(0).min(work.to_read) };
     let pace = Pace {
         queue: 0.0,
         is_cold: model.already_loaded.is_none(),
@@ -204,7 +201,7 @@ fn pace(demand: &Demand) -> (SpeedForecast, usize, f64) {
         prefill: speeds.prefill.map(|speed| speed.tokens_per_sec),
         decode: speeds.decode.map(|speed| speed.tokens_per_sec),
     };
-    (speeds, cached, Work::of(demand).seconds(pace))
+    (speeds, cached, work.seconds(pace))
 }
 
 fn outcome(policy: &Policy, demand: &Demand, snapshot: &Snapshot) -> Outcome {

@@ -17,6 +17,7 @@ mod hysteresis;
 mod node_option;
 mod outlook;
 mod policy;
+mod pulse;
 mod rank;
 mod readings;
 mod speed;

@@ -7,12 +7,12 @@ use crate::{Continuation, Demand, NodeOption, Place, Policy, Reason, Refusal, ma
 /// A new chat with a pasted page, where the prompt wasn't counted.
 const ASSUMED_PROMPT: usize = 1000;
 /// The middle of what people's answers have.
-const ASSUMED_ANSWER: usize = 500;
+pub(crate) const ASSUMED_ANSWER: usize = 500;
 /// An answer that is longer than expected already goes on for a while.
-const LEAST_ANSWER: usize = 100;
+pub(crate) const LEAST_ANSWER: usize = 100;
 /// A server that was never measured is taken for a small one: it is preferred to one that is known to be slow, and once
 /// it has answered it is measured.
-const ASSUMED_DECODE: f64 = 20.0;
+pub(crate) const ASSUMED_DECODE: f64 = 20.0;
 /// Prompts are read in parallel: ten times as fast as answers are written is what the slower machines reach.
 const PREFILL_PER_DECODE: f64 = 10.0;
 /// Reading some gigabytes of weights from a disk.
@@ -23,7 +23,7 @@ const UNKNOWN_QUEUE: f64 = 0.5;
 /// What is left to do for an answer, in tokens.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Work {
-    to_read: usize,
+    pub(crate) to_read: usize,
     to_write: usize,
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct Reading {
     pub(crate) strain: String,
     /// "with swap in up to 4.0 MB/s", for after "would stay here".
     pub(crate) remedy: String,
+    /// It counts, but only because it hasn't been below its limit for long enough.
+    pub(crate) is_lingering: bool,
 }
 
 impl Reading {
@@ -67,7 +69,7 @@ impl Words {
         };
         let Some(ago) = ago else {
             let check = ReadingCheck { name: self.name, value, limit: self.limit, exceeded };
-            return Reading { check, reason: self.reason, strain: self.is, remedy: self.remedy };
+            return Reading { check, reason: self.reason, strain: self.is, remedy: self.remedy, is_lingering: false };
         };
         // It is below the limit again, but not yet for long enough.
         let check = ReadingCheck {
@@ -77,7 +79,7 @@ impl Words {
             exceeded,
         };
         let remedy = format!("{} for {}", self.remedy, words::about(dwell.as_secs_f64()).trim_start_matches("about "));
-        Reading { check, reason: self.reason, strain: format!("{} {ago}", self.was), remedy }
+        Reading { check, reason: self.reason, strain: format!("{} {ago}", self.was), remedy, is_lingering: true }
     }
 }
 
