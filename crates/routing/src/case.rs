@@ -24,7 +24,7 @@ model     weights=4GiB held=5GiB (loaded) idle=3GiB (other models) cached=900 (t
           reads=2GiB (for a token) bandwidth=100GiB/s eta=0.6; model=none
 chat      prompt=500 want=8k (context) answer=300 stays model_stays trust=rented|team|own
           place=here|NAME running=here/200|NAME/200 (tokens written) failed=here|NAME
-          guard=REASON:what_it_saw, such as guard=thermal:writes_9_tok/s
+          guard=REASON:what_it_saw, such as guard=thermal:writes_9_tok/s, and now=9 (tok/s)
 offload   mode=local|auto|remote
 nodes     node=NAME/PART/…: up, down, new (never asked), other (doesn't list the model), own, team, rented, warm, cold,
           queue:2, speed:40, prefill:900, holds:5000 (tokens of this chat), context:8k, on:tokens|text|prefix|none (how
@@ -97,6 +97,7 @@ struct Draft {
     demand: Demand,
     failed: Vec<Place>,
     concern: Option<Concern>,
+    speed_now: Option<f64>,
     nodes: Vec<NodeOption>,
 }
 
@@ -134,6 +135,7 @@ impl Default for Draft {
             demand: Demand { prompt_tokens: Some(500), wanted_context: 8192, ..Demand::default() },
             failed: Vec::new(),
             concern: None,
+            speed_now: None,
             nodes: Vec::new(),
         }
     }
@@ -187,6 +189,7 @@ impl Draft {
                 self.demand.running = Some(Running::at(place(at)?, tokens(written)?));
             }
             "failed" => self.failed.push(place(value)?),
+            "now" => self.speed_now = Some(number(value)?),
             "guard" => self.concern = Some(concern(value)?),
             _ => return Err(format!("one of these words\n{WORDS}")),
         }
@@ -215,7 +218,7 @@ impl Draft {
         self.demand.model = self.model.take();
         if let Some(running) = &mut self.demand.running {
             running.failed = std::mem::take(&mut self.failed);
-            running.concern = self.concern.take();
+            running.concern = self.concern.take().map(|concern| Concern { tokens_per_sec: self.speed_now, ..concern });
         }
         Case {
             // Where the memory is unknown the reserve is that of any machine.
@@ -349,7 +352,13 @@ fn concern(value: &str) -> Result<Concern, Expected> {
     let reasons =
         [Reason::Memory, Reason::MemorySoon, Reason::Swap, Reason::Pressure, Reason::Thermal, Reason::TooSlow];
     let reason = level(name, &reasons, Reason::as_str)?;
-    Ok(Concern { reason, sentence: saw.replace('_', " "), readings: Vec::new(), is_urgent: false })
+    Ok(Concern {
+        reason,
+        sentence: saw.replace('_', " "),
+        readings: Vec::new(),
+        tokens_per_sec: None,
+        is_urgent: false,
+    })
 }
 
 fn node(value: &str) -> Result<NodeOption, Expected> {

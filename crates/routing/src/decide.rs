@@ -122,10 +122,7 @@ impl Case<'_> {
             (_, []) => (Reason::NoNode, "No node is set up".to_owned()),
             ([], [gone]) => (Reason::NodeUnreachable, format!("{} doesn't answer", gone.node.name)),
             ([], all) => (Reason::NodeUnreachable, format!("None of the {} nodes answers", all.len())),
-            ([first, ..], _) => {
-                let reason = first.bar.map_or(Reason::NodeUnreachable, Bar::reason);
-                (reason, words::capitalized(&self.no_node()))
-            }
+            (_, [..]) => (self.bar().map_or(Reason::NodeUnreachable, Bar::reason), words::capitalized(&self.no_node())),
         };
         self.refuse(reason, sentence, self.could_run_here())
     }
@@ -202,6 +199,7 @@ impl Case<'_> {
                 words::about(self.here.finish),
                 words::about(holder.finish)
             ),
+            _ if self.demand.running.is_some() => format!("Would go on here if {} failed", holder.node.name),
             _ => "Would run here as a new chat".to_owned(),
         };
         self.run_on(holder, Reason::Cached, sentence, Some(counterfactual))
@@ -214,19 +212,23 @@ impl Case<'_> {
         !(is_only_slow && are_known && self.here.finish <= candidate.finish)
     }
 
+    /// Why the nodes that answer aren't asked, where all of them aren't. That one of them failed says least.
+    fn bar(&self) -> Option<Bar> {
+        let answering = self.candidates.iter().filter(|candidate| candidate.node.reachable != Some(false));
+        let bars: Vec<Bar> = answering.map(|candidate| candidate.bar).collect::<Option<_>>()?;
+        bars.iter().find(|&&bar| bar != Bar::Failed).or(bars.first()).copied()
+    }
+
     /// Why no node is taken, for after what is so here.
     fn no_node(&self) -> String {
-        let answers = |candidate: &&Candidate<'_>| candidate.node.reachable != Some(false);
-        let is_barred = |candidate: &Candidate<'_>| candidate.bar.is_some();
-        let bars: Vec<Bar> = self.candidates.iter().filter(answers).filter_map(|candidate| candidate.bar).collect();
         if self.candidates.is_empty() {
             "no node is set up".to_owned()
         } else if self.candidates.iter().all(|candidate| candidate.node.reachable == Some(false)) {
             "no node answers".to_owned()
         } else if self.candidates.iter().any(Candidate::is_ready) {
             "no node is faster".to_owned()
-        } else if self.candidates.iter().filter(answers).all(is_barred) && !bars.is_empty() {
-            match bars[0] {
+        } else if let Some(bar) = self.bar() {
+            match bar {
                 Bar::MayNot(refusal) => refusal.sentence().to_owned(),
                 Bar::Failed => "every node failed in this answer".to_owned(),
                 Bar::TooShort(..) => "no node has a context that is long enough".to_owned(),

@@ -76,6 +76,8 @@ pub struct Concern {
     pub sentence: String,
     /// Every reading that was looked at.
     pub readings: Vec<ReadingCheck>,
+    /// How fast it is written now, in tokens per second; `None` where that isn't known yet.
+    pub tokens_per_sec: Option<f64>,
     /// It can't wait for a measure to help.
     pub is_urgent: bool,
 }
@@ -156,7 +158,8 @@ impl Guard {
         let mut checks: Vec<_> = all_readings.into_iter().map(|reading| reading.check).collect();
         checks.extend(beat.map(|beat| beat.check(policy)));
         checks.extend(growth.as_ref().map(|growth| growth.check(facts)));
-        let concern = Concern { reason, sentence, readings: checks, is_urgent };
+        let tokens_per_sec = beat.map(|beat| beat.now);
+        let concern = Concern { reason, sentence, readings: checks, tokens_per_sec, is_urgent };
         self.advise(at, policy, facts, cause, concern, growth.as_ref(), beat)
     }
 

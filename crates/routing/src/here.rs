@@ -4,7 +4,7 @@ use chat::Bytes;
 use vitals::Snapshot;
 
 use crate::fit::{Limits, fit, longest_context};
-use crate::rank::{Pace, Work};
+use crate::rank::{Pace, Work, known_speed};
 use crate::readings::{Reading, readings, unknown};
 use crate::{
     Concern, Demand, LocalModel, Outlook, Place, Policy, ReadingCheck, Reason, Speed, SpeedForecast, Verdict, words,
@@ -191,7 +191,12 @@ impl Here {
 fn pace(demand: &Demand) -> (SpeedForecast, usize, f64) {
     let Some(model) = &demand.model else { return (SpeedForecast::default(), 0, f64::INFINITY) };
     let work = Work::of(demand);
-    let speeds = SpeedForecast::of(model, work.to_read);
+    let mut speeds = SpeedForecast::of(model, work.to_read);
+    let concern = demand.running.as_ref().and_then(|running| running.concern.as_ref());
+    // What it usually reaches is no longer so.
+    if let Some(tokens_per_sec) = known_speed(concern.and_then(|concern| concern.tokens_per_sec)) {
+        speeds.decode = Some(Speed { tokens_per_sec, is_forecast: false });
+    }
     let is_running_here = demand.running.as_ref().is_some_and(|running| running.place == Place::Here);
     let cached = if is_running_here { work.to_read } else { model.prefix_tokens.unwrap_or(0).min(work.to_read) };
     let pace = Pace {
