@@ -84,6 +84,10 @@ pub enum Reason {
     TooLong,
     /// There is no model file here.
     NoModel,
+    /// It broke off in this answer.
+    Failed,
+    /// The answer is half written, and the node takes new messages only.
+    CannotContinue,
     /// A node is needed and none answers, or the chosen one doesn't.
     NodeUnreachable,
 }
@@ -109,6 +113,8 @@ impl Reason {
             Self::TooSlow => "too_slow",
             Self::TooLong => "too_long",
             Self::NoModel => "no_model",
+            Self::Failed => "failed",
+            Self::CannotContinue => "cannot_continue",
             Self::NodeUnreachable => "node_unreachable",
         }
     }

@@ -100,7 +100,7 @@ pub(crate) fn longest_context(model: &LocalModel) -> usize {
     if model.trained_context == 0 { usize::MAX } else { model.trained_context }
 }
 
-fn max_context(model: &LocalModel, budget: Bytes) -> usize {
+pub(crate) fn max_context(model: &LocalModel, budget: Bytes) -> usize {
     let fixed = model.needed(0);
     if fixed > budget {
         return 0;

@@ -2,10 +2,12 @@
 //!
 //! It does no I/O, reads no clock and starts no task; everything it needs is an argument, so the same arguments always
 //! give the same decision. It never sends anything anywhere: `app` does what the decision says. A reading that is
-//! unknown is never taken for zero or for fine, and the decision says that it is unknown. Start at [`decide()`] and [`fit()`].
+//! unknown is never taken for zero or for fine, and the decision says that it is unknown. Start at [`decide()`], [`fit()`] and
+//! [`Guard`]; [`case`] asks them in words.
 
 #![warn(missing_docs)]
 
+pub mod case;
 mod decide;
 mod decision;
 mod demand;
@@ -17,6 +19,7 @@ mod hysteresis;
 mod node_option;
 mod outlook;
 mod policy;
+mod pulse;
 mod rank;
 mod readings;
 mod speed;

@@ -157,9 +157,16 @@ impl Outlook {
         signal.limits(policy).state(readings, newest.at)
     }
 
-    /// The newest value as steadied; `None` where the newest snapshot has none.
-    pub(crate) fn steady(&self, signal: Signal) -> Option<f64> {
-        self.samples.back()?.steady[signal as usize]
+    /// The newest value as it counts in `state`: what was read, unless that is a moment's leap which doesn't count.
+    /// `None` where the newest snapshot has none.
+    pub(crate) fn value(&self, signal: Signal, state: State) -> Option<f64> {
+        let newest = self.samples.back()?;
+        let (raw, steady) = (newest.raw[signal as usize]?, newest.steady[signal as usize]?);
+        Some(match state {
+            State::Strained { over_ago: Duration::ZERO } => raw.max(steady),
+            State::Strained { .. } => raw,
+            State::Calm | State::Unknown => steady,
+        })
     }
 
     fn slope(&self, value: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
