@@ -302,6 +302,8 @@ impl<H: Host> Answer<'_, H> {
             Some(Some(Ok(event))) => {
                 source.heard = Instant::now();
                 if is_written(&event) {
+                    // So it wasn't.
+                    self.said_to_be_whole = None;
                     source.has_told = true;
                     source.watch.token(source.began.elapsed());
                 }
@@ -417,7 +419,7 @@ impl<H: Host> Answer<'_, H> {
             }
         };
         let mut next = self.source(decision, place, opened, Some(continuation));
-        let mut held = VecDeque::new();
+        let (mut held, mut untold) = (VecDeque::new(), Vec::new());
         let deadline = Instant::now() + if is_warm { FIRST_TOKEN } else { WARM_UP };
         let mut old_has_ended = false;
         let first = loop {
@@ -427,8 +429,7 @@ impl<H: Host> Answer<'_, H> {
                     // The old place knows better whether there is more to come.
                     Ok(Some(Ok(ChatEvent::Finished(_)))) if !old_has_ended => break Err(self.host.cut_off(place)),
                     Ok(Some(Ok(event))) if is_written(&event) || matches!(event, ChatEvent::Finished(_)) => break Ok(event),
-                    Ok(Some(Ok(event @ ChatEvent::Tokens { .. }))) => break Ok(event),
-                    Ok(Some(Ok(_))) => {}
+                    Ok(Some(Ok(event))) => untold.push(event),
                     Ok(Some(Err(failure))) => break Err(failure),
                     Ok(None) | Err(_) => break Err(self.host.cut_off(place)),
                 },
@@ -443,13 +444,14 @@ impl<H: Host> Answer<'_, H> {
                 self.ledger.end(Ended::HandedOver);
                 self.begin(&next).await;
                 self.host.has_left(&source.place, Some(next.decision.reason));
-                match self.heard(&mut next, Some(Some(Ok(first)))).await {
-                    Some(end) => {
+                untold.push(first);
+                for event in untold {
+                    if let Some(end) = self.heard(&mut next, Some(Some(Ok(event)))).await {
                         *source = next;
-                        Err(end)
+                        return Err(end);
                     }
-                    None => Ok(Some(next)),
                 }
+                Ok(Some(next))
             }
             Err(failure) => {
                 self.lose_candidate(place, &failure);

@@ -112,10 +112,21 @@ impl Outcome {
         let (Some(finish), Some(last)) = (self.finish(), self.read.segments().last()) else { return };
         let is_at_end = next_character(self.spec(&last.place).weights, &whole).is_none();
         let is_cut = finish.reason == FinishReason::Length && self.scenario.max_tokens.is_some();
-        // A place that says so although there is more is believed only where no other one goes on.
-        let is_lie = self.spec(&last.place).fault == Fault::ReturnsNothing;
+        // A place that says so although there is more is believed only where the one before is gone and none goes on.
+        let said_nothing = |part: &handoff::Segment| part.text.len() + part.thinking.len() == 0;
+        let is_lie = !whole.is_empty()
+            && self.read.segments().windows(2).any(|pair| {
+                matches!(pair[0].ended, Some(Ended::Failed(_)))
+                    && self.spec(&pair[1].place).fault == Fault::ReturnsNothing
+                    && pair[1].text.end == self.read.text().len()
+                    && said_nothing(&pair[1])
+            });
         assert!(is_at_end || is_cut || is_lie, "{whole:?} isn't whole");
-        if let (Some(most), Some(tokens)) = (self.scenario.max_tokens, self.read.tokens()) {
+        // Where tokens were unknown for a while, there was nothing to count them by.
+        let is_counted = self.read.segments().iter().all(|segment| {
+            matches!(segment.continuation, None | Some(Continuation::Tokens)) && segment.tokens.is_some()
+        });
+        if let (Some(most), Some(tokens), true) = (self.scenario.max_tokens, self.read.tokens(), is_counted) {
             assert!(tokens.len() <= most, "{} tokens of {most}", tokens.len());
         }
     }

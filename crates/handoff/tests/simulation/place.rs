@@ -87,7 +87,7 @@ pub(crate) fn next_character(weights: u64, so_far: &str) -> Option<char> {
     for character in so_far.chars() {
         hash = mix(hash ^ u64::from(character));
     }
-    let len = 12 + mix(weights ^ 7) % 50;
+    let len = 20 + mix(weights ^ 7) % 80;
     (count < len as usize).then(|| CHARACTERS[(hash % 8) as usize])
 }
 
@@ -297,13 +297,22 @@ pub(crate) fn random(random: &mut Random, name: &'static str, is_remote: bool, f
             3 => Fault::EndsWithoutEnd(random.below(40) as usize),
             4 => Fault::Stalls { after: random.below(40) as usize, alive: true },
             5 => Fault::Stalls { after: random.below(40) as usize, alive: false },
-            6 => Fault::ReturnsNothing,
-            7 => Fault::WrongTokenizer,
+            // The engine here may fail, but it doesn't lie.
+            6 if is_remote => Fault::ReturnsNothing,
+            7 if is_remote => Fault::WrongTokenizer,
             8 => Fault::RefusesToGoOn,
             _ => Fault::Slow,
         }
     };
-    let levels = [Continuation::Tokens, Continuation::Tokens, Continuation::Text, Continuation::Prefix, Continuation::None];
+    let levels = [
+        Continuation::Tokens,
+        Continuation::Tokens,
+        Continuation::Tokens,
+        Continuation::Text,
+        Continuation::Prefix,
+        Continuation::Prefix,
+        Continuation::None,
+    ];
     Spec {
         name,
         weights: if random.once_in(4) { random.next() } else { 1 },

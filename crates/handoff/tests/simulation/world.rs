@@ -52,10 +52,18 @@ impl Scenario {
     pub(crate) fn new(random: &mut Random) -> Self {
         let faults = random.pick(&[0, 30, 60, 90]);
         let here = (!random.once_in(5)).then(|| place::random(random, "here", false, faults / 3));
-        let count = random.below(4) as usize;
+        let count = random.pick(&[0, 1, 2, 2, 3, 3]);
         let nodes = NODES[..count].iter().map(|name| place::random(random, name, true, faults)).collect();
-        let mode = random.pick(&[OffloadMode::Auto, OffloadMode::Auto, OffloadMode::Remote, OffloadMode::LocalOnly]);
-        let wanted = match random.below(8) {
+        let mode = random.pick(&[
+            OffloadMode::Auto,
+            OffloadMode::Auto,
+            OffloadMode::Auto,
+            OffloadMode::Auto,
+            OffloadMode::Remote,
+            OffloadMode::Remote,
+            OffloadMode::LocalOnly,
+        ]);
+        let wanted = match random.below(16) {
             0 => Some(Place::Here),
             1 => Some(Place::Node(random.pick(&NODES).to_owned())),
             _ => None,
@@ -64,13 +72,13 @@ impl Scenario {
             here,
             nodes,
             policy: Policy { mode, ..Policy::for_machine(Some(Bytes::gib(16))) },
-            stays_local: random.once_in(6),
+            stays_local: random.once_in(10),
             wanted,
             snapshot: snapshot(random),
-            said: (0..random.below(4)).map(|_| said(random)).collect(),
+            said: (0..random.below(6)).map(|_| said(random)).collect(),
             max_tokens: random.once_in(4).then(|| 1 + random.below(60) as usize),
             reader_ms: random.pick(&[0, 0, 0, 5, 200]),
-            reads: random.once_in(6).then(|| random.below(60) as usize),
+            reads: random.once_in(10).then(|| random.below(60) as usize),
             probe_ms: random.below(400),
         }
     }
@@ -130,24 +138,38 @@ impl Scenario {
 }
 
 fn snapshot(random: &mut Random) -> Snapshot {
-    let unknown = |random: &mut Random| random.once_in(8);
+    let unknown = |random: &mut Random| random.once_in(12);
     let memory = Memory {
         total: Bytes::gib(16),
-        available: Bytes::gib(random.pick(&[0, 2, 6, 12, 12, 12])),
+        available: Bytes::gib(random.pick(&[0, 6, 12, 12, 12, 12, 12, 12])),
         ..Memory::default()
     };
     let swap = Swap {
-        used: Bytes::gib(random.pick(&[0, 0, 0, 5])),
-        in_per_sec: Some(Bytes::mib(random.pick(&[0, 0, 0, 90]))),
+        used: Bytes::gib(random.pick(&[0, 0, 0, 0, 0, 5])),
+        in_per_sec: Some(Bytes::mib(random.pick(&[0, 0, 0, 0, 0, 90]))),
         ..Swap::default()
     };
     Snapshot {
         memory: (!unknown(random)).then_some(memory),
         swap: (!unknown(random)).then_some(swap),
         pressure: (!unknown(random))
-            .then(|| random.pick(&[MemoryPressure::Normal, MemoryPressure::Normal, MemoryPressure::Critical])),
+            .then(|| random.pick(&[
+                MemoryPressure::Normal,
+                MemoryPressure::Normal,
+                MemoryPressure::Normal,
+                MemoryPressure::Normal,
+                MemoryPressure::Warning,
+                MemoryPressure::Critical,
+            ])),
         thermal: (!unknown(random)).then(|| {
-            random.pick(&[ThermalState::Nominal, ThermalState::Fair, ThermalState::Serious, ThermalState::Critical])
+            random.pick(&[
+                ThermalState::Nominal,
+                ThermalState::Nominal,
+                ThermalState::Fair,
+                ThermalState::Fair,
+                ThermalState::Serious,
+                ThermalState::Critical,
+            ])
         }),
         ..Snapshot::default()
     }
@@ -170,6 +192,7 @@ fn concern(random: &mut Random) -> Concern {
         sentence: "is in trouble".to_owned(),
         readings: Vec::new(),
         is_urgent: random.once_in(3),
+        tokens_per_sec: None,
     }
 }
 
