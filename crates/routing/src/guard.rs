@@ -9,7 +9,7 @@ use crate::fit::{Limits, max_context};
 use crate::hysteresis::State;
 use crate::outlook::{Signal, heat};
 use crate::pulse::{Beat, Pulse};
-use crate::rank::{ASSUMED_ANSWER, ASSUMED_DECODE, LEAST_ANSWER, known_speed};
+use crate::rank::{ASSUMED_DECODE, LEAST_ANSWER, known_speed};
 use crate::readings::{Reading, readings};
 use crate::{LocalModel, Outlook, Policy, ReadingCheck, Reason, words};
 
@@ -230,10 +230,11 @@ impl Guard {
         };
         let unload = (facts.model.other_loaded.0 > 0).then_some(Measure::UnloadIdleModels);
         let trim = (facts.trimmable.0 > 0).then_some(Measure::TrimCaches);
-        let left = self.setup.answer_tokens.unwrap_or(ASSUMED_ANSWER).saturating_sub(self.tokens).max(LEAST_ANSWER);
+        let left = self.setup.answer_tokens.map(|tokens| tokens.saturating_sub(self.tokens).max(LEAST_ANSWER));
         let cap = growth.filter(|growth| growth.is_short).and_then(|growth| {
-            // A cap is no help where the answer wouldn't fit below it, unless there is nowhere else to go.
-            let has_room = growth.most_context >= facts.n_past.saturating_add(left) || !facts.can_move;
+            // A cap is no help where the answer may not fit below it, unless there is nowhere else to go.
+            let has_room = left.is_some_and(|left| growth.most_context >= facts.n_past.saturating_add(left));
+            let has_room = has_room || !facts.can_move;
             (has_room && growth.most_context < facts.context_len)
                 .then(|| Measure::CapContext(growth.most_context.max(facts.n_past)))
         });

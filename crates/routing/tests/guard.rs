@@ -283,7 +283,14 @@ fn a_cache_that_outgrows_what_is_free_is_seen_before_it_does() {
     assert_eq!(measure(&advice[0].1), Measure::CapContext(9216));
     assert_eq!(advice.len(), 1);
 
-    // An answer that ends before is left alone.
+    // An answer that is expected to end before needs no more than that.
+    let mut expected = Story::new();
+    expected.guard = Guard::new(Setup { answer_tokens: Some(8000), usual_tokens_per_sec: None });
+    expected.context_len = 16_384;
+    expected.free(Bytes::mib(1024 + 1639));
+    assert_eq!(measure(&expected.run(210.0)[0].1), Measure::CapContext(9216));
+
+    // One that can't grow so far is left alone.
     let mut short = Story::new();
     short.context_len = 4096;
     short.free(Bytes::mib(1024 + 1639));
