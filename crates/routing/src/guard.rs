@@ -9,7 +9,7 @@ use crate::fit::{Limits, max_context};
 use crate::hysteresis::State;
 use crate::outlook::{Signal, heat};
 use crate::pulse::{Beat, Pulse};
-use crate::rank::{ASSUMED_ANSWER, ASSUMED_DECODE, LEAST_ANSWER, known_speed};
+use crate::rank::{ASSUMED_DECODE, LEAST_ANSWER, known_speed};
 use crate::readings::{Reading, readings};
 use crate::{LocalModel, Outlook, Policy, ReadingCheck, Reason, words};
 
@@ -230,10 +230,11 @@ impl Guard {
         };
         let unload = (facts.model.other_loaded.0 > 0).then_some(Measure::UnloadIdleModels);
         let trim = (facts.trimmable.0 > 0).then_some(Measure::TrimCaches);
-        let left = self.setup.answer_tokens.unwrap_or(ASSUMED_ANSWER).saturating_sub(self.tokens).max(LEAST_ANSWER);
+        let left = self.setup.answer_tokens.map(|tokens| tokens.saturating_sub(self.tokens).max(LEAST_ANSWER));
         let cap = growth.filter(|growth| growth.is_short).and_then(|growth| {
-            // A cap is no help where the answer wouldn't fit below it, unless there is nowhere else to go.
-            let has_room = growth.most_context >= facts.n_past.saturating_add(left) || !facts.can_move;
+            // A cap is no help where the answer may not fit below it, unless there is nowhere else to go.
+            let has_room = left.is_some_and(|left| growth.most_context >= facts.n_past.saturating_add(left));
+            let has_room = has_room || !facts.can_move;
             (has_room && growth.most_context < facts.context_len)
                 .then(|| Measure::CapContext(growth.most_context.max(facts.n_past)))
         });
@@ -295,8 +296,7 @@ fn reason_of(cause: Cause, of_reading: Reason) -> Reason {
 
 /// An answer that is written more slowly than it was, with what is likely to blame.
 fn slow(beat: Beat, policy: &Policy, outlook: &Outlook) -> (Cause, Reason, String, bool) {
-    let lost = ((1.0 - beat.now / beat.expected) * 100.0).max(0.0);
-    let speed = format!("writes {}, {lost:.0} % slower than at first", words::speed(beat.now));
+    let speed = format!("writes {} instead of {}", words::speed(beat.now), words::speed(beat.expected));
     let snapshot = outlook.snapshot();
     let warmth = heat(snapshot).filter(|heat| *heat > ThermalState::Nominal);
     let swaps =
@@ -338,11 +338,14 @@ impl Growth {
         let by_answer = model.kv_per_token.0 as f64 * tokens_per_sec;
         let by_others = outlook.memory_per_sec().map_or(0.0, |rate| (-rate).max(0.0));
         let rate = by_answer + by_others;
-        let until = if rate > 0.0 { (budget.0 as f64 - held).max(0.0) / rate } else { f64::INFINITY };
+        let until_gone = if rate > 0.0 { (budget.0 as f64 - held).max(0.0) / rate } else { f64::INFINITY };
+        // The cache grows in steps, so the last step that fits ends before the last byte does.
+        let most_context = max_context(&model, budget);
+        let until = until_gone.min(most_context.saturating_sub(facts.n_past) as f64 / tokens_per_sec);
         let until_end = facts.context_len.saturating_sub(facts.n_past) as f64 / tokens_per_sec;
         Some(Self {
             until,
-            most_context: max_context(&model, budget),
+            most_context,
             is_short: until < until_end && until < TIME_TO_MOVE.as_secs_f64(),
             is_taken_by_others: by_others > by_answer,
         })

@@ -7,7 +7,7 @@ use crate::{Continuation, Demand, NodeOption, Place, Policy, Reason, Refusal, ma
 /// A new chat with a pasted page, where the prompt wasn't counted.
 const ASSUMED_PROMPT: usize = 1000;
 /// The middle of what people's answers have.
-pub(crate) const ASSUMED_ANSWER: usize = 500;
+const ASSUMED_ANSWER: usize = 500;
 /// An answer that is longer than expected already goes on for a while.
 pub(crate) const LEAST_ANSWER: usize = 100;
 /// A server that was never measured is taken for a small one: it is preferred to one that is known to be slow, and once

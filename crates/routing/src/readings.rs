@@ -56,11 +56,13 @@ struct Words {
 
 impl Words {
     fn reading(self, state: State, dwell: Duration) -> Reading {
+        let is_known = self.value.is_some();
         let ago = match state {
-            State::Strained { over_ago } if over_ago >= Duration::from_secs(1) => Some(words::ago(over_ago)),
+            State::Strained { over_ago } if over_ago >= Duration::from_secs(1) || !is_known => {
+                Some(words::ago(over_ago))
+            }
             _ => None,
         };
-        let is_known = self.value.is_some();
         let value = self.value.unwrap_or_else(unknown);
         let exceeded = match state {
             State::Strained { .. } => Some(true),

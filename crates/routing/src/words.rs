@@ -52,9 +52,12 @@ pub(crate) fn about(seconds: f64) -> String {
     }
 }
 
-/// A time that has passed: "6 s ago".
+/// A time that has passed: "6 s ago", "a moment ago".
 pub(crate) fn ago(passed: Duration) -> String {
-    format!("{} s ago", passed.as_secs())
+    match passed.as_secs() {
+        0 => "a moment ago".to_owned(),
+        seconds => format!("{seconds} s ago"),
+    }
 }
 
 /// The text with its first letter as a capital.
@@ -83,6 +86,7 @@ mod tests {
         assert_eq!([about(0.2), about(41.7), about(200.0)], ["under a second", "about 42 s", "about 3 min"]);
         assert_eq!([about(7200.0), about(f64::INFINITY)], ["about 2 h", "over a day"]);
         assert_eq!(ago(Duration::from_millis(6900)), "6 s ago");
+        assert_eq!(ago(Duration::from_millis(900)), "a moment ago");
         assert_eq!([capitalized("needs"), capitalized("")], ["Needs", ""]);
     }
 }
