@@ -235,7 +235,8 @@ impl Stored {
 
 /// Tokens that the one after `depth` others sees, itself among them.
 const fn seen(span: Span, depth: usize) -> usize {
-    depth.saturating_add(1) - span.first_seen(depth)
+    let position = if depth == usize::MAX { depth - 1 } else { depth };
+    position + 1 - span.first_seen(position)
 }
 
 /// Entries that a layer makes room for, by `step`, in a sequence of `context_len`.
