@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod answer;
+mod calibration;
 mod completion;
 mod conversations;
 mod decision_record;
@@ -24,6 +25,7 @@ mod vitals_watch;
 
 use std::sync::Arc;
 
+pub use calibration::{Calibration, MeasuredOn};
 pub use chat;
 pub use completion::Completion;
 pub use decision_record::{AlternativeRecord, DecisionRecord, ReadingRecord, decision_of};
