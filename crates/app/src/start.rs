@@ -106,6 +106,15 @@ pub(crate) struct Inner {
 #[derive(Default)]
 pub(crate) struct Tasks(Mutex<Vec<JoinHandle<()>>>);
 
+/// A task that ends with whoever asked for it.
+pub(crate) struct AbortOnDrop(pub(crate) JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl Tasks {
     pub(crate) fn track(&self, task: JoinHandle<()>) {
         let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
