@@ -24,6 +24,8 @@ const LEAST_BUFFER: Bytes = Bytes::mib(64);
 const RUNS: usize = 3;
 const LIMIT: Duration = Duration::from_secs(6);
 const ANSWER_TOKENS: usize = 48;
+/// Twelve of these are a prompt of about 250 tokens.
+const SENTENCE: &str = "The tide comes in and the tide goes out, and the gate lets the water of the marsh drain. ";
 /// Prompts and answers with fewer tokens say little about speed.
 const LEAST_PROMPT: usize = 64;
 const LEAST_ANSWER: usize = 16;
@@ -167,10 +169,12 @@ impl App {
             .map_err(|error| AppError::internal("measuring memory", &error))?
             .map_err(crate::answer::generate_error)?;
         // Loads the weights and wakes the clocks.
-        self.timed_answer(&entry, 0).await?;
+        self.timed_answer(&entry, "Hi", 8).await?;
         let (started, mut samples) = (Instant::now(), Vec::new());
         while samples.len() < RUNS && (samples.is_empty() || started.elapsed() < LIMIT) {
-            let finish = self.timed_answer(&entry, samples.len() + 1).await?;
+            // A number at the very start keeps the cache of one run from helping the next.
+            let prompt = format!("{}. {}", samples.len(), SENTENCE.repeat(12));
+            let finish = self.timed_answer(&entry, &prompt, ANSWER_TOKENS).await?;
             samples.push(Sample::of(&header, kv_type, &finish));
         }
         let calibration = Calibration::of(entry.id, bandwidth, &samples).ok_or_else(|| {
@@ -220,21 +224,11 @@ impl App {
         Ok(free.min(BUFFER))
     }
 
-    async fn timed_answer(&self, entry: &ModelEntry, run: usize) -> Result<Finish, AppError> {
-        // A number at the very start keeps the cache of one run from helping the next.
-        let text =
-            "The tide comes in and the tide goes out, and the gate lets the water of the marsh drain. ".repeat(12);
+    async fn timed_answer(&self, entry: &ModelEntry, prompt: &str, tokens: usize) -> Result<Finish, AppError> {
         let request = ChatRequest {
             model: Some(entry.id.clone()),
-            messages: vec![
-                Message::new(Role::System, format!("{run}.")),
-                Message::new(Role::User, format!("{text}\nContinue this text.")),
-            ],
-            sampling: SamplingParams {
-                temperature: Some(0.0),
-                max_tokens: Some(ANSWER_TOKENS),
-                ..SamplingParams::default()
-            },
+            messages: vec![Message::new(Role::System, prompt), Message::new(Role::User, "Go on.")],
+            sampling: SamplingParams { temperature: Some(0.0), max_tokens: Some(tokens), ..SamplingParams::default() },
             ..ChatRequest::default()
         };
         let mut events = self.complete(request, Some(PlaceChoice::Here)).await?.into_events();
