@@ -24,8 +24,8 @@ group= node= bench=
 clean_up() {
   trap - EXIT INT TERM
   set +e
-  [ -n "$bench" ] && kill -KILL "$bench" 2>/dev/null
-  [ -n "$node" ] && kill -KILL "$node" 2>/dev/null
+  if [ -n "$bench" ]; then kill -KILL "$bench"; wait "$bench"; fi 2>/dev/null
+  if [ -n "$node" ]; then kill -TERM "$node"; wait "$node"; fi 2>/dev/null
   [ -n "$group" ] && group_remove "$group"
   swapoff "$work/swap" 2>/dev/null
   rm -rf "$work"
@@ -58,4 +58,7 @@ done
 
 run_in "$group" "$tidegate" bench --pressure --data "$work/data" --model "$model" --node "$url" "$@" &
 bench=$!
-wait "$bench"
+status=0
+wait "$bench" || status=$?
+bench=
+exit "$status"

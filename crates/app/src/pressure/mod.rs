@@ -70,15 +70,14 @@ impl PressureEnd {
     }
 }
 
-/// A piece of an answer: a token, now and then two.
-struct Piece {
-    /// Since the piece before in the same answer.
-    itl: Option<Duration>,
-}
-
+/// What becomes of the answers.
 enum Written {
-    Begun { place: String },
-    Piece(Piece),
+    /// One begins, at this place in words.
+    Begun {
+        place: String,
+    },
+    /// A piece came: a token, now and then two; so long after the one before in the same answer.
+    Piece(Option<Duration>),
     Failed(String),
 }
 
@@ -100,30 +99,29 @@ impl App {
         let writing = self.clone();
         let _writer = AbortOnDrop(tokio::spawn(async move { writing.write_answers(place, &pieces).await }));
         // Loads the weights; the model's own memory isn't what is measured.
-        wait_for_piece(&mut written).await?;
+        let mut place = wait_for_piece(&mut written).await?;
         let mut ballast =
             Ballast::start(command).map_err(|error| AppError::internal("starting what takes memory", &error))?;
-        let mut limits = Limits { app: self, plan, swap_before: self.swap_used() };
+        let limits = Limits { app: self, plan, swap_before: self.swap_used() };
         let mut curve = PressureCurve { steps: Vec::new(), end: PressureEnd::AllTaken };
-        let mut place = String::new();
         for taken in plan.holds() {
             if let Err(end) = limits.take(&mut ballast, taken).await {
                 curve.end = end;
                 break;
             }
-            let measured = limits.measure(taken, &mut written, &mut place).await;
-            let (step, end) = match measured {
-                Ok(step) => (step, None),
-                Err((step, end)) => (step, Some(end)),
+            let Some(step) = limits.measure(taken, &mut written, &mut place).await else {
+                curve.end = PressureEnd::SwapLimit;
+                break;
             };
             on_step(&step);
             let is_critical = step.pressure == Some(MemoryPressure::Critical);
             let undisturbed = curve.steps.first().map_or(0.0, |first| first.tokens_per_sec);
             let has_collapsed = taken > Bytes::ZERO && step.tokens_per_sec < COLLAPSED * undisturbed;
             curve.steps.push(step);
-            let end = end
-                .or(is_critical.then_some(PressureEnd::Critical))
-                .or(has_collapsed.then_some(PressureEnd::Collapsed));
+            let end = is_critical
+                .then_some(PressureEnd::Critical)
+                .or_else(|| limits.is_swap_exceeded().then_some(PressureEnd::SwapLimit))
+                .or_else(|| has_collapsed.then_some(PressureEnd::Collapsed));
             if let Some(end) = end {
                 curve.end = end;
                 break;
@@ -184,7 +182,7 @@ impl App {
             if let ChatEvent::Text(_) | ChatEvent::Thinking(_) = event? {
                 let now = Instant::now();
                 let itl = before.replace(now).map(|before| now - before);
-                let _ = written.send(Written::Piece(Piece { itl }));
+                let _ = written.send(Written::Piece(itl));
             }
         }
         Ok(())
@@ -195,11 +193,13 @@ impl App {
     }
 }
 
-async fn wait_for_piece(written: &mut UnboundedReceiver<Written>) -> Result<(), AppError> {
+/// Waits for the first token; tells where it is written.
+async fn wait_for_piece(written: &mut UnboundedReceiver<Written>) -> Result<String, AppError> {
+    let mut place = String::new();
     loop {
         match written.recv().await {
-            Some(Written::Piece(_)) => return Ok(()),
-            Some(Written::Begun { .. }) => {}
+            Some(Written::Piece(_)) => return Ok(place),
+            Some(Written::Begun { place: begun }) => place = begun,
             Some(Written::Failed(sentence)) => return Err(AppError::new(ErrorCode::EngineFailed, sentence)),
             None => return Err(AppError::new(ErrorCode::Internal, "The answers ended.")),
         }
@@ -215,7 +215,7 @@ struct Limits<'a> {
 
 impl Limits<'_> {
     /// Has `total` held, unless swap grows too far or it takes too long.
-    async fn take(&mut self, ballast: &mut Ballast, total: Bytes) -> Result<(), PressureEnd> {
+    async fn take(&self, ballast: &mut Ballast, total: Bytes) -> Result<(), PressureEnd> {
         let taking = tokio::time::timeout(TAKING_LIMIT, ballast.hold(total));
         tokio::select! {
             held = taking => match held {
@@ -229,22 +229,23 @@ impl Limits<'_> {
     }
 
     async fn too_much_swap(&self) {
-        loop {
-            let grown = self.app.swap_used().zip(self.swap_before).map(|(now, before)| now.saturating_sub(before));
-            if grown.is_some_and(|grown| grown > self.plan.most_swap) {
-                return;
-            }
+        while !self.is_swap_exceeded() {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    /// Measures one step; one that had to be cut short comes with the reason.
+    fn is_swap_exceeded(&self) -> bool {
+        let grown = self.app.swap_used().zip(self.swap_before).map(|(now, before)| now.saturating_sub(before));
+        grown.is_some_and(|grown| grown > self.plan.most_swap)
+    }
+
+    /// Measures one step; `None` where swap grew too far before half of its time had passed.
     async fn measure(
         &self,
         taken: Bytes,
         written: &mut UnboundedReceiver<Written>,
         place: &mut String,
-    ) -> Result<PressureStep, (PressureStep, PressureEnd)> {
+    ) -> Option<PressureStep> {
         // What was written while memory was being taken isn't of this step, but for where it is written.
         while let Ok(event) = written.try_recv() {
             if let Written::Begun { place: begun } = event {
@@ -257,31 +258,34 @@ impl Limits<'_> {
         let mut failure = None;
         let mut swap_limit = std::pin::pin!(self.too_much_swap());
         let mut look = tokio::time::interval(LOOK_EVERY);
-        let end = loop {
+        loop {
             tokio::select! {
                 event = written.recv() => match event {
                     Some(Written::Begun { place: begun }) => *place = begun,
-                    Some(Written::Piece(Piece { itl })) => {
+                    Some(Written::Piece(itl)) => {
                         pieces += 1;
                         last = Instant::now();
                         itls.extend(itl);
                     }
                     Some(Written::Failed(sentence)) => failure = Some(sentence),
-                    None => break None,
+                    None => break,
                 },
                 changed = vitals.changed() => if changed.is_ok() {
                     readings.add(&vitals.borrow_and_update().snapshot);
                 },
-                () = &mut swap_limit => break Some(PressureEnd::SwapLimit),
+                () = &mut swap_limit => break,
                 _ = look.tick() => {}
             }
             let passed = started.elapsed();
             let is_waiting = pieces == 0 && passed < PATIENCE * self.plan.step_time;
             if passed >= self.plan.step_time && !is_waiting {
-                break None;
+                break;
             }
-        };
+        }
         let passed = started.elapsed();
+        if passed < self.plan.step_time / 2 {
+            return None;
+        }
         // The token that everybody waits for still takes this long at least.
         if last.elapsed() > itls.iter().max().copied().unwrap_or_default() {
             itls.push(last.elapsed());
@@ -289,7 +293,7 @@ impl Limits<'_> {
         itls.sort_unstable();
         let percentile =
             |percent: usize| itls.get((itls.len() * percent / 100).min(itls.len().wrapping_sub(1))).copied();
-        let step = PressureStep {
+        Some(PressureStep {
             taken,
             available: readings.available,
             swap_used: readings.swap_used,
@@ -301,11 +305,7 @@ impl Limits<'_> {
             itl_p99: percentile(99),
             place: place.clone(),
             failure,
-        };
-        match end {
-            None => Ok(step),
-            Some(end) => Err((step, end)),
-        }
+        })
     }
 }
 

@@ -8,10 +8,10 @@ use vitals::{Machine, MemoryPressure, Snapshot};
 /// Below this part of the undisturbed speed, an answer is slowed down.
 const KEPT_SPEED: f64 = 0.85;
 /// Steps in which memory is taken.
-const STEPS: u64 = 16;
+const STEPS: u64 = 24;
 /// Steps before, which say what is undisturbed.
 const UNDISTURBED_STEPS: usize = 3;
-const STEP_TIME: Duration = Duration::from_secs(5);
+const STEP_TIME: Duration = Duration::from_secs(4);
 const LEAST_STEP: Bytes = Bytes::mib(16);
 
 /// How memory is taken.
@@ -199,10 +199,10 @@ mod tests {
         machine.swap_grows = false;
         let plan = |snapshot: &Snapshot| PressurePlan::new(&machine, snapshot);
         let steps = plan(&snapshot(4096)).unwrap();
-        assert_eq!((steps.step, steps.most, steps.most_swap), (Bytes::mib(96), Bytes::mib(1412), Bytes::mib(512)));
+        assert_eq!((steps.step, steps.most, steps.most_swap), (Bytes::mib(64), Bytes::mib(1412), Bytes::mib(512)));
         let holds: Vec<Bytes> = steps.holds().collect();
-        assert_eq!(holds[..4], [Bytes::ZERO, Bytes::ZERO, Bytes::ZERO, Bytes::mib(96)]);
-        assert_eq!((holds.len(), holds.last()), (17, Some(&Bytes::mib(1344))));
+        assert_eq!(holds[..4], [Bytes::ZERO, Bytes::ZERO, Bytes::ZERO, Bytes::mib(64)]);
+        assert_eq!((holds.len(), holds.last()), (25, Some(&Bytes::mib(1408))));
         assert_eq!(plan(&snapshot(424)).unwrap().most_swap, Bytes::mib(200));
         assert_eq!(plan(&snapshot(24)), None);
         assert_eq!(plan(&Snapshot::default()), None);

@@ -102,6 +102,10 @@ pub(super) fn svg(phases: &[Phase], thresholds: Option<&PressureThresholds>) -> 
         if let Some(found) = thresholds {
             let x = x(mib(found.taken));
             line(&mut svg, (x, top), (x, top + PANEL), TEXT, "stroke-dasharray=\"2 3\"");
+            if index == 0 {
+                let (x, anchor) = if x > WIDTH / 2.0 { (x - 6.0, "end") } else { (x + 6.0, "start") };
+                text(&mut svg, x, top + PANEL - 6.0, anchor, "85 % of undisturbed");
+            }
         }
         for phase in phases {
             for line in panel.lines {
@@ -275,7 +279,7 @@ mod tests {
     #[test]
     fn ticks_are_round_numbers() {
         assert_eq!(linear_ticks(31.0, 4.0), [0.0, 10.0, 20.0, 30.0, 40.0]);
-        assert_eq!(linear_ticks(0.0, 4.0).len(), 6);
+        assert_eq!(linear_ticks(0.0, 4.0), [0.0, 0.5, 1.0]);
         assert_eq!(linear_ticks(f64::NAN, 4.0), linear_ticks(0.0, 4.0));
         assert_eq!(Axis::new(Scale::Log, &[12.0, 900.0], 0.0).ticks, [10.0, 100.0, 1000.0]);
         assert_eq!((number(2.5), number(1000.0), number(0.0)), ("2.5".to_owned(), "1000".to_owned(), "0".to_owned()));
