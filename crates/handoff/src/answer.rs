@@ -241,7 +241,17 @@ impl<H: Host> Answer<'_, H> {
     ) -> Source<H> {
         let (watch, began) = (self.host.watch(place), Instant::now());
         let (place, decision) = (place.clone(), decision.clone());
-        Source { place, decision, opened, continuation, watch, began, heard: began, has_told: false, stays_until: began }
+        Source {
+            place,
+            decision,
+            opened,
+            continuation,
+            watch,
+            began,
+            heard: began,
+            has_told: false,
+            stays_until: began,
+        }
     }
 
     /// The answer is written by `source` from here on.
@@ -318,11 +328,7 @@ impl<H: Host> Answer<'_, H> {
     ///
     /// # Errors
     /// When the old place finished or failed meanwhile.
-    async fn hand_over(
-        &mut self,
-        source: &mut Source<H>,
-        why: Why,
-    ) -> Result<Option<Source<H>>, End<H::Failure>> {
+    async fn hand_over(&mut self, source: &mut Source<H>, why: Why) -> Result<Option<Source<H>>, End<H::Failure>> {
         let is_urgent = matches!(&why, Why::Concern(concern) if concern.is_urgent);
         loop {
             let decided = match &why {
