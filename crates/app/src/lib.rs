@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod answer;
+mod calibration;
 mod completion;
 mod conversations;
 mod decision_record;
@@ -14,6 +15,7 @@ mod error;
 mod library;
 mod model_list;
 mod node_list;
+mod pressure;
 mod remote;
 mod reply;
 mod settings;
@@ -24,6 +26,7 @@ mod vitals_watch;
 
 use std::sync::Arc;
 
+pub use calibration::{Calibration, MeasuredOn};
 pub use chat;
 pub use completion::Completion;
 pub use decision_record::{AlternativeRecord, DecisionRecord, ReadingRecord, decision_of};
@@ -33,6 +36,7 @@ pub use library::AddHow;
 pub use model_list::{ModelEntry, ModelOrigin};
 pub use node_list::NodeView;
 pub use nodes::{NodeAddress, NodeState, NodeStatus};
+pub use pressure::{PressureCurve, PressureEnd, PressurePlan, PressureStep, PressureThresholds, hold_memory};
 pub use reply::{ReplyEvent, ReplyStream, SendMessage};
 pub use routing::{Fit, OffloadMode, PlaceChoice, Verdict};
 pub use settings::{Settings, Theme};

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::App;
+use crate::calibration::{self, Calibration};
 use crate::error::{AppError, ErrorCode};
 use crate::model_list::{HeaderCache, ModelEntry};
 use crate::node_list::NodeList;
@@ -85,6 +86,7 @@ pub(crate) struct Inner {
     pub(crate) nodes: NodeList,
     pub(crate) vitals: Arc<VitalsWatch>,
     pub(crate) speeds: Arc<Speeds>,
+    pub(crate) calibration: watch::Sender<Option<Calibration>>,
     pub(crate) settings: watch::Sender<Settings>,
     pub(crate) models: watch::Sender<Arc<Vec<ModelEntry>>>,
     pub(crate) conversations: watch::Sender<Arc<Vec<ConversationSummary>>>,
@@ -103,6 +105,15 @@ pub(crate) struct Inner {
 /// Tasks that somebody has to wait for.
 #[derive(Default)]
 pub(crate) struct Tasks(Mutex<Vec<JoinHandle<()>>>);
+
+/// A task that ends with whoever asked for it.
+pub(crate) struct AbortOnDrop(pub(crate) JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 impl Tasks {
     pub(crate) fn track(&self, task: JoinHandle<()>) {
@@ -138,6 +149,7 @@ impl App {
         settings.offload = config.offload.unwrap_or(settings.offload);
         settings.kv_type = config.kv_type.or(settings.kv_type);
         let speeds = Arc::new(Speeds::from_json(store.get_setting("speeds").map_err(failed)?.as_deref()));
+        let calibration = watch::channel(calibration::saved(&store).map_err(failed)?).0;
         let nodes = saved_nodes(&store, &secrets, &config).map_err(|error| match error {
             SavedNodes::Store(source) => failed(source),
             SavedNodes::Address(error) => StartError::Node(error),
@@ -167,6 +179,7 @@ impl App {
                 nodes,
                 vitals,
                 speeds,
+                calibration,
                 settings: watch::channel(settings).0,
                 models: watch::channel(Arc::default()).0,
                 conversations: watch::channel(Arc::new(conversations)).0,
@@ -254,9 +267,10 @@ impl App {
         Ok(settings)
     }
 
-    /// The routing policy of the settings, for this machine.
+    /// The routing policy of the settings, for this machine or the part of it that this process may use.
     pub(crate) fn policy(&self) -> Policy {
-        let ram = self.inner.vitals.latest().snapshot.memory.as_ref().map(|memory| memory.total);
+        let memory = self.inner.vitals.latest().snapshot.memory;
+        let ram = memory.map(|memory| memory.limit.map_or(memory.total, |limit| limit.min(memory.total)));
         self.settings().policy(ram)
     }
 
@@ -267,11 +281,16 @@ impl App {
 
     pub(crate) fn save_speeds(&self) {
         let (app, json) = (self.clone(), self.inner.speeds.to_json());
-        self.inner.background.track(tokio::spawn(async move {
+        self.in_background(async move {
             if let Ok(Err(error)) = app.with_store(move |store| store.set_setting("speeds", &json)).await {
                 tracing::warn!(%error, "speeds not saved");
             }
-        }));
+        });
+    }
+
+    /// Runs a task that the shutdown ends.
+    pub(crate) fn in_background(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.inner.background.track(tokio::spawn(task));
     }
 
     /// Runs `work` on the store, off the async threads.

@@ -112,6 +112,11 @@ impl VitalsWatch {
         Generating(self.clone())
     }
 
+    /// Answers that are written now.
+    pub(crate) fn answers(&self) -> usize {
+        self.generating.load(Ordering::Relaxed)
+    }
+
     fn poke(&self) {
         if let Some(wake) = &*self.wake.lock().unwrap_or_else(PoisonError::into_inner) {
             let _ = wake.send(());

@@ -18,6 +18,7 @@ const EXAMPLES: &str = "Examples:
   tidegate chat --once \"What is 7 times 8?\" --temp 0   print one answer and leave
   tidegate fit ~/Downloads/qwen3-8b-q4_k_m.gguf        would this file run here, now?
   tidegate serve --listen 127.0.0.1:11500              an OpenAI-compatible server
+  tidegate bench --calibrate                           what this machine can do
   tidegate serve --node http://studio.local:11500 --offload auto
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the file doesn't fit (fit).
@@ -33,8 +34,11 @@ pub(crate) enum Command {
     Vitals(VitalsArgs),
     /// Tell whether a model file fits in memory now, and with which context.
     Fit(FitArgs),
-    /// Measure how fast a model answers on this machine.
+    /// Measure how fast a model answers on this machine, what the machine can do, and what memory pressure does to it.
     Bench(BenchArgs),
+    /// Hold memory for `bench --pressure`.
+    #[command(hide = true)]
+    HoldMemory(HoldMemoryArgs),
 }
 
 /// Where models, nodes and chats come from.
@@ -157,12 +161,41 @@ pub(crate) struct BenchArgs {
     /// The most tokens of each answer.
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(crate) tokens: usize,
+    /// Write every reading taken while answers are written to this file, one JSON object a line.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["perplexity", "calibrate", "pressure"])]
+    pub(crate) trace: Option<PathBuf>,
+    /// Measure this machine instead (memory bandwidth, prefill, decode), and keep the result for forecasts.
+    #[arg(long, conflicts_with_all = ["perplexity", "pressure"])]
+    pub(crate) calibrate: bool,
+    #[command(flatten)]
+    pub(crate) pressure: PressureArgs,
     /// Measure perplexity on this text instead of speed, as llama-perplexity does.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", conflicts_with = "pressure")]
     pub(crate) perplexity: Option<PathBuf>,
     /// Tokens of one window of the text.
     #[arg(long, value_name = "N", default_value_t = 512, requires = "perplexity")]
     pub(crate) window: usize,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PressureArgs {
+    /// Take memory step by step while answers are written, without the guard and then, where a node is given, with it;
+    /// writes pressure.json and pressure.svg. Other programs are slowed down meanwhile.
+    #[arg(long)]
+    pub(crate) pressure: bool,
+    /// Folder for what --pressure writes; otherwise this one.
+    #[arg(long, value_name = "DIR", requires = "pressure")]
+    pub(crate) out: Option<PathBuf>,
+    /// Make the limits that --pressure finds those of the settings.
+    #[arg(long, requires = "pressure")]
+    pub(crate) apply: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct HoldMemoryArgs {
+    /// Never hold more bytes than this.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) most: u64,
 }
 
 /// The folder given, or the usual one.

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use app::AppError;
+use app::chat::Bytes;
 use args::{Args, Command};
 use clap::Parser;
 
@@ -43,6 +44,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Vitals(args) => vitals::run(&args),
         Command::Fit(args) => runtime.block_on(fit::run(args)),
         Command::Bench(args) => runtime.block_on(bench::run(args)),
+        Command::HoldMemory(args) => Ok(app::hold_memory(Bytes(args.most))),
     };
     // A thread that waits for a line on standard input can't be ended, so it isn't waited for.
     runtime.shutdown_background();

@@ -35,10 +35,7 @@ pub struct ModelHeader {
     /// Names the vocabulary: models with the same name mean the same by a token's id.
     pub tokenizer: String,
     vocabulary: u64,
-    /// What the layouts in which the device holds the weights take beyond the file's.
-    repacked_bytes: u64,
-    /// Weights read for each token of a decode.
-    touched_bytes: u64,
+    traffic: WeightTraffic,
     /// `None` where this version cannot run it.
     spec: Option<ModelSpec>,
     unsupported: Option<Unsupported>,
@@ -94,7 +91,7 @@ impl ModelHeader {
         let tensors = gguf.header.tensors.values();
         let parameters = tensors.clone().map(|t| t.shape.iter().map(|d| *d as u64).product::<u64>());
         let spec = ModelSpec::read(gguf);
-        let (repacked_bytes, touched_bytes) = weight_traffic(gguf, spec.as_ref().ok());
+        let traffic = WeightTraffic::of(gguf, spec.as_ref().ok());
         Ok(Self {
             path: gguf.path.clone(),
             files: gguf.files.iter().map(|(path, _)| path.clone()).collect(),
@@ -111,8 +108,7 @@ impl ModelHeader {
             has_chat_template: metadata.get("tokenizer.chat_template").is_some(),
             tokenizer: vocabulary_name(gguf),
             vocabulary: metadata.array("tokenizer.ggml.tokens").map_or(0, |tokens| tokens.len() as u64),
-            repacked_bytes,
-            touched_bytes,
+            traffic,
             unsupported: Unsupported::find(gguf, spec.as_ref().err()),
             spec: spec.ok(),
             architecture,
@@ -134,7 +130,7 @@ impl ModelHeader {
         // Measured on the starter model: 22 MB for 151,936 words, the part of the file that they stand in included.
         let tokenizer = self.vocabulary.saturating_mul(160);
         Footprint {
-            weights: self.weight_bytes.saturating_add(Bytes(self.repacked_bytes)),
+            weights: self.weight_bytes.saturating_add(Bytes(self.traffic.repacked)),
             kv_cache: Bytes(kv_cache),
             scratch: Bytes(
                 [activations, unpacked, logits, tokenizer, RUNNING.0].into_iter().fold(0, u64::saturating_add),
@@ -142,10 +138,18 @@ impl ModelHeader {
         }
     }
 
-    /// The weights that one token of a decode reads: without the unused rows of embeddings, and of experts the share that
-    /// a token uses.
-    pub const fn bytes_per_token(&self) -> Bytes {
-        Bytes(self.touched_bytes)
+    /// What one token of a decode reads after `context_depth` tokens: the weights that it uses (of experts its share, of
+    /// an embedding its row, unless that is the output too), and as much of the cache, kept so, as its layers look back
+    /// over. A recurrent state is read and written.
+    pub fn bytes_per_token(&self, context_depth: usize, kv_type: KvType) -> Bytes {
+        let cache = self.spec.as_ref().map_or(0, |spec| spec.cache_traffic(context_depth, kv_type));
+        Bytes(self.traffic.read_per_token.saturating_add(cache))
+    }
+
+    /// Floating-point operations of one token of a prefill: two for each weight that it is multiplied with. Attention,
+    /// which grows with the context, isn't counted.
+    pub fn flops_per_token(&self) -> f64 {
+        2.0 * self.traffic.multiplied_per_token as f64
     }
 
     /// What one more token of a long sequence takes in the cache.
@@ -176,36 +180,51 @@ impl ModelHeader {
     }
 }
 
-/// Bytes of second layouts and copies, and bytes that one token reads.
-fn weight_traffic(gguf: &Gguf, spec: Option<&ModelSpec>) -> (u64, u64) {
-    let (mut repacked, mut touched) = (0_u64, 0_u64);
-    for (name, tensor) in &gguf.header.tensors {
-        let copied = device::unpacked_copy_bytes(name, tensor);
-        repacked += copied;
-        let (matrices, rows, columns) = match *tensor.shape {
-            [rows, columns] => (1, rows, columns),
-            [experts, rows, columns] => (experts as u64, rows, columns),
-            _ => (0, 0, 0),
-        };
-        let of_matrices = |bytes: fn(Packing, usize, usize) -> u64| {
-            let packing = tensor.tensor_type.packing();
-            packing.map_or(0, |packing| bytes(packing, rows, columns).saturating_mul(matrices))
-        };
-        let unpacked = of_matrices(device::unpacked_bytes);
-        repacked += unpacked;
-        if gguf.is_only_looked_up(name) {
-            continue;
+/// What becomes of the weights: in memory, and for each token.
+#[derive(Clone, Copy, Debug, Default)]
+struct WeightTraffic {
+    /// Bytes of the layouts in which the device holds the weights beyond the file's.
+    repacked: u64,
+    /// Bytes read for a token of a decode.
+    read_per_token: u64,
+    /// Weights that a token is multiplied with.
+    multiplied_per_token: u64,
+}
+
+impl WeightTraffic {
+    fn of(gguf: &Gguf, spec: Option<&ModelSpec>) -> Self {
+        let mut all = Self::default();
+        for (name, tensor) in &gguf.header.tensors {
+            let copied = device::unpacked_copy_bytes(name, tensor);
+            all.repacked += copied;
+            let (matrices, rows, columns) = match *tensor.shape {
+                [rows, columns] => (1, rows, columns),
+                [experts, rows, columns] => (experts as u64, rows, columns),
+                _ => (0, 0, 0),
+            };
+            let of_matrices = |bytes: fn(Packing, usize, usize) -> u64| {
+                let packing = tensor.tensor_type.packing();
+                packing.map_or(0, |packing| bytes(packing, rows, columns).saturating_mul(matrices))
+            };
+            let unpacked = of_matrices(device::unpacked_bytes);
+            all.repacked += unpacked;
+            if gguf.is_only_looked_up(name) {
+                all.read_per_token += tensor.bytes as u64 / (rows as u64).max(1);
+                continue;
+            }
+            if copied == 0 {
+                all.repacked += of_matrices(device::repacked_bytes);
+            }
+            if spec.is_some_and(|spec| !spec.has_layer_of(name)) {
+                continue;
+            }
+            let (used, of) = spec.and_then(|spec| spec.experts_share(name)).unwrap_or((1, 1));
+            let share = |whole: u64| (whole / of.max(1) as u64).saturating_mul(used as u64);
+            all.read_per_token += share(tensor.bytes as u64 + unpacked);
+            all.multiplied_per_token += share(matrices.saturating_mul(rows as u64).saturating_mul(columns as u64));
         }
-        if copied == 0 {
-            repacked += of_matrices(device::repacked_bytes);
-        }
-        let bytes = tensor.bytes as u64 + unpacked;
-        touched += match spec.and_then(|spec| spec.experts_share(name)) {
-            Some((used, experts)) => bytes / experts.max(1) as u64 * used as u64,
-            None => bytes,
-        };
+        all
     }
-    (repacked, touched)
 }
 
 impl Unsupported {

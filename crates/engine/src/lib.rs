@@ -8,6 +8,7 @@
 
 mod answer;
 mod answer_text;
+mod bandwidth;
 mod device;
 mod device_fault;
 mod error;
@@ -34,6 +35,7 @@ mod told;
 mod wiring;
 mod worker;
 
+pub use bandwidth::measure_bandwidth;
 pub use device::{KvType, computes_on_gpu, device_name};
 pub use device_fault::DeviceFault;
 pub use error::{GenerateError, LoadError};

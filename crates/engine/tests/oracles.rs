@@ -359,3 +359,35 @@ fn rounded_caches_stay_close() -> anyhow::Result<()> {
     ensure!(failed.is_empty(), "{}", failed.join("\n"));
     Ok(())
 }
+
+/// What one token reads, against counts by hand from the published configurations: all in f32, with 64 hidden values, 320
+/// words, and keys and values of 2 heads of 16 unless said.
+#[test]
+fn bytes_of_a_token_are_as_counted_by_hand() -> anyhow::Result<()> {
+    const F32: u64 = 4;
+    const KV: u64 = 2 * 2 * 16 * F32;
+    let check = |name: &str, depth: usize, weights: Option<u64>, cache: u64| -> anyhow::Result<()> {
+        let header = read_header(&oracles()?.join(name).join("model-f32.gguf"))?;
+        let found = |depth| header.bytes_per_token(depth, KvType::F32).0;
+        let grown = found(depth) - found(0);
+        ensure!(grown == cache, "{name}: {grown} more after {depth} tokens, not {cache}");
+        let beside = |weights: u64| found(0) - F32 * weights;
+        let layers = weights.map(beside);
+        ensure!(layers.is_none_or(|first| first == 3 * KV), "{name}: {layers:?} beside the weights");
+        Ok(())
+    };
+    // Three layers: attention with norms of queries and keys, a router, 2 of 8 experts 32 wide; head and embedding row.
+    let attention = 64 * 64 + 2 * 32 * 64 + 64 * 64 + 2 * 16;
+    let experts = 8 * 64 + 2 * 3 * 32 * 64;
+    let weights = 3 * (attention + experts + 2 * 64) + 64 + 320 * 64 + 64;
+    check("qwen3_moe", 40, Some(weights), 3 * 40 * KV)?;
+    // Five layers look back over 16 tokens, the sixth over all.
+    check("gemma3", 40, None, (5 * 15 + 40) * KV)?;
+    // Two of three layers have windows, the third heads of 32; three more read what these three store.
+    check("gemma4_e", 40, None, 2 * (2 * 15 + 2 * 40) * KV)?;
+    // States don't grow: one layer of four attends.
+    check("qwen3_5", 40, None, 40 * KV)?;
+    // Four windows of 16 keys of 32; in two layers 8 of 25 blocks of 4 tokens, and the 64 values that each is chosen by;
+    // no block of 128 tokens is whole.
+    check("deepseek_v4", 100, None, F32 * (4 * 15 * 32 + 2 * (8 * 32 + 25 * 64)))
+}

@@ -18,6 +18,8 @@ pub struct Machine {
     pub cores: usize,
     /// Cores of the fastest kind. Known on Apple silicon only.
     pub performance_cores: Option<usize>,
+    /// Whether the system makes more swap when it needs it, so that its total says nothing about how much there can be.
+    pub swap_grows: bool,
 }
 
 /// Asks the system what machine this is. Costs a few milliseconds, so ask once.
@@ -34,5 +36,6 @@ pub fn machine() -> Machine {
         ram: system.map(|system| Bytes(system.total_memory())).filter(|ram| *ram > Bytes::ZERO),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         performance_cores: SystemProbe::performance_cores(),
+        swap_grows: SystemProbe::SWAP_GROWS,
     }
 }

@@ -28,7 +28,12 @@ pub(super) fn describe(gguf: &Gguf) {
         for context_len in [0, 1, header.context_len, usize::MAX] {
             black_box(header.footprint(context_len, KvType::Q8).total());
         }
-        black_box((header.bytes_per_token(), header.kv_bytes_per_token(KvType::F32), header.state_bytes(KvType::F16)));
+        black_box((
+            header.bytes_per_token(usize::MAX, KvType::Q8),
+            header.flops_per_token(),
+            header.kv_bytes_per_token(KvType::F32),
+            header.state_bytes(KvType::F16),
+        ));
         // The refusal's words.
         black_box(header.check_supported().map_err(|error| error.to_string())).ok();
     }

@@ -83,9 +83,10 @@ impl Gguf {
         split::join(part, header)
     }
 
-    /// Whether of the tensor `name` only rows are looked up: an embedding that isn't the output too.
+    /// Whether of the tensor `name` only rows are looked up: an embedding that isn't the output too, or a table of experts.
     pub(crate) fn is_only_looked_up(&self, name: &str) -> bool {
         name.starts_with("per_layer_token_embd.")
+            || name.ends_with(".ffn_gate_tid2eid.weight")
             || (name == "token_embd.weight" && self.header.tensors.contains_key("output.weight"))
     }
 

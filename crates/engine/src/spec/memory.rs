@@ -3,7 +3,9 @@
 use candle_core::DType;
 use kernels::{KvFormat, KvShape, MOST_SCORES, Span, attention_scratch_bytes};
 
-use super::{Deepseek4Spec, ExpertsSpec, FeedForwardSpec, MixerSpec, ModelSpec, Spec};
+use super::{
+    AttentionSpec, Compression, Deepseek4Layer, Deepseek4Spec, ExpertsSpec, FeedForwardSpec, MixerSpec, ModelSpec, Spec,
+};
 use crate::device::KvType;
 use crate::kv_cache::{GROWTH_STEP, MOST_CHECKPOINTS, SLACK};
 use crate::models::MOST_QUERIES;
@@ -49,6 +51,29 @@ impl ModelSpec {
     pub(crate) fn unpacked_bytes(&self, context_len: usize, kv_type: KvType) -> u64 {
         let packed = self.stored(kv_type).into_iter().filter(|stored| stored.format.is_packed());
         packed.map(|stored| Stored { format: UNPACKED, ..stored }.bytes(context_len)).max().unwrap_or(0)
+    }
+
+    /// Bytes of the cache that the token after `depth` others reads, and of recurrent states that it writes as well.
+    pub(crate) fn cache_traffic(&self, depth: usize, kv_type: KvType) -> u64 {
+        match self {
+            Self::Decoder(spec) => {
+                let states = spec.layers.iter().filter_map(|layer| layer.mixer.state_shape(spec.hidden));
+                let states = sum(states.map(|state| (state.values() as u64).saturating_mul(2 * F32)));
+                sum(spec.layers.iter().map(|layer| spec.keys_read(&layer.mixer, depth, kv_type))).saturating_add(states)
+            }
+            Self::Deepseek4(spec) => sum(spec.layers.iter().map(|layer| spec.keys_read(layer, depth, kv_type))),
+        }
+    }
+
+    /// Whether `tensor` isn't one of a layer beyond those that the graph has: predictors of several tokens are shipped
+    /// behind the last.
+    pub(crate) fn has_layer_of(&self, tensor: &str) -> bool {
+        let layers = match self {
+            Self::Decoder(spec) => spec.layers.len(),
+            Self::Deepseek4(spec) => spec.layers.len(),
+        };
+        let layer = tensor.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+        layer.and_then(|(layer, _)| layer.parse::<usize>().ok()).is_none_or(|layer| layer < layers)
     }
 
     /// Bytes of the activations of one step of a prefill, at its widest, at the end of a sequence of `context_len` tokens.
@@ -98,6 +123,18 @@ impl ModelSpec {
 }
 
 impl Spec {
+    /// Bytes of keys and values that a layer reads for the token after `depth` others.
+    fn keys_read(&self, mixer: &MixerSpec, depth: usize, kv_type: KvType) -> u64 {
+        let stored_by = match mixer {
+            MixerSpec::Attention(AttentionSpec { kv_from: Some(layer), .. }) => {
+                self.layers.get(*layer).map_or(mixer, |layer| &layer.mixer)
+            }
+            _ => mixer,
+        };
+        let Some(shape) = stored_by.kv_shape() else { return 0 };
+        Stored::new(shape, stored_by.kv_format(kv_type)).bytes_of(seen(shape.span, depth))
+    }
+
     fn activation_bytes(&self, context_len: usize) -> u64 {
         let chunk = PREFILL_CHUNK.min(context_len);
         let bytes = |values: usize| (values as u64).saturating_mul(chunk as u64 * F32);
@@ -128,6 +165,25 @@ fn attention_bytes(mixer: &MixerSpec, chunk: usize, context_len: usize) -> u64 {
 }
 
 impl Deepseek4Spec {
+    /// Bytes of keys that a layer reads for the token after `depth` others: its window; of blocks those that its indexer
+    /// chooses, and all that it chooses by.
+    fn keys_read(&self, layer: &Deepseek4Layer, depth: usize, kv_type: KvType) -> u64 {
+        let format = KvFormat::float(kv_type.unpacked());
+        let read = |shape: KvShape, keys: usize| Stored::new(shape, format).bytes_of(keys);
+        let window = read(self.window_keys(), seen(Span::Window(self.window), depth));
+        let blocks = self.blocks(layer.compression);
+        let chosen = |blocks: usize| match layer.compression {
+            Some(Compression::Sparse) => blocks.min(self.indexer.top_k),
+            _ => blocks,
+        };
+        let keys = sum(blocks.iter().enumerate().map(|(i, block)| {
+            let finished = depth / block.len;
+            // The blocks that are attended to come first, then those of the indexer.
+            read(block.keys(), if i == 0 { chosen(finished) } else { finished })
+        }));
+        window.saturating_add(keys)
+    }
+
     fn activation_bytes(&self, context_len: usize) -> u64 {
         // The streams before and after a block, and once more between; queries as they are made, turned and mixed.
         let per_token = 4 * self.streams.count * self.hidden + 4 * self.heads * self.head_dim;
@@ -175,6 +231,12 @@ impl Stored {
             _ => layer,
         }
     }
+}
+
+/// Tokens that the one after `depth` others sees, itself among them.
+const fn seen(span: Span, depth: usize) -> usize {
+    let position = if depth == usize::MAX { depth - 1 } else { depth };
+    position + 1 - span.first_seen(position)
 }
 
 /// Entries that a layer makes room for, by `step`, in a sequence of `context_len`.

@@ -6,7 +6,7 @@ mod memory;
 mod read;
 
 use candle_core::DType;
-pub(crate) use deepseek4::{BlockShape, Compression, Deepseek4Spec, IndexerSpec, StreamsSpec};
+pub(crate) use deepseek4::{BlockShape, Compression, Deepseek4Layer, Deepseek4Spec, IndexerSpec, StreamsSpec};
 use kernels::{KvFormat, KvNumbers, KvShape, Pairing, Span};
 
 use crate::LoadError;

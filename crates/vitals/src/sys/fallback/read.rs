@@ -7,6 +7,8 @@ use crate::recording::Recording;
 pub(crate) struct SystemProbe;
 
 impl SystemProbe {
+    pub(crate) const SWAP_GROWS: bool = false;
+
     pub(crate) fn new() -> Self {
         Self
     }

@@ -34,6 +34,9 @@ pub(crate) struct SystemProbe {
 }
 
 impl SystemProbe {
+    /// Swap is what was set up.
+    pub(crate) const SWAP_GROWS: bool = false;
+
     pub(crate) fn new() -> Self {
         Self { components: Components::new().ok(), system: System::new().ok(), ..Self::with_root(Path::new("/")) }
     }

@@ -31,6 +31,9 @@ pub(crate) struct SystemProbe {
 }
 
 impl SystemProbe {
+    /// Swap files are made and removed as memory needs them.
+    pub(crate) const SWAP_GROWS: bool = true;
+
     pub(crate) fn new() -> Self {
         Self {
             // SAFETY: it takes nothing, and the host port is open to every process.

@@ -1,13 +1,22 @@
-//! `tidegate bench`: how fast a model answers on this machine, with all that the figures depend on.
+//! `tidegate bench`: how fast a model answers on this machine, with all that the figures depend on; what the machine can
+//! do at all; and what memory pressure does to it.
 
+mod calibrate;
+mod chart;
+mod pressure;
+
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use app::chat::{Bytes, ChatEvent, ChatRequest, Finish, Message, Role, SamplingParams};
 use app::vitals::{Snapshot, machine};
-use app::{App, Perplexity};
+use app::{App, ModelHeader, Perplexity, Vitals};
 use futures::StreamExt;
+use serde_json::json;
+use tokio::task::JoinHandle;
 
 use crate::args::BenchArgs;
 use crate::style;
@@ -19,13 +28,60 @@ const PARAGRAPH: &str = "A tide gate is an opening through which water may flow 
 const REPEATS: usize = 8;
 
 pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
-    let app = App::start(args.setup.config()?).await?;
+    let config = args.setup.config()?;
+    if args.pressure.pressure {
+        return pressure::run(config, &args.pressure).await.map(|()| ExitCode::SUCCESS);
+    }
+    let app = App::start(config).await?;
     let outcome = match args.perplexity {
         Some(text) => perplexity(&app, &text, args.window).await,
-        None => measure(&app, args.runs.max(1), args.tokens).await,
+        None if args.calibrate => calibrate::run(&app).await,
+        None => {
+            let _trace = args.trace.map(|path| trace(&app, &path)).transpose()?;
+            measure(&app, args.runs.max(1), args.tokens).await
+        }
     };
     app.shutdown().await;
     outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// A task that ends when this is dropped.
+struct Trace(JoinHandle<()>);
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Writes each reading to `path` from now on.
+fn trace(app: &App, path: &Path) -> anyhow::Result<Trace> {
+    let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    let (mut vitals, started) = (app.watch_vitals(), Instant::now());
+    Ok(Trace(tokio::spawn(async move {
+        let mut file = BufWriter::new(file);
+        while vitals.changed().await.is_ok() {
+            let line = trace_line(started.elapsed().as_secs_f64(), &vitals.borrow_and_update());
+            // Each line at once: somebody may wait for it.
+            if let Err(error) = writeln!(file, "{line}").and_then(|()| file.flush()) {
+                return eprintln!("the trace ended: {error}");
+            }
+        }
+    })))
+}
+
+fn trace_line(seconds: f64, vitals: &Vitals) -> serde_json::Value {
+    let snapshot = &vitals.snapshot;
+    json!({
+        "seconds": (seconds * 1e3).round() / 1e3,
+        "decode_tokens_per_sec": vitals.decode_tokens_per_sec,
+        "baseline_tokens_per_sec": vitals.baseline_tokens_per_sec,
+        "thermal": snapshot.thermal.map(|state| state.as_str()),
+        "pressure": snapshot.pressure.map(|level| level.as_str()),
+        "available_bytes": snapshot.memory.map(|memory| memory.available.0),
+        "swap_used_bytes": snapshot.swap.map(|swap| swap.used.0),
+        "cpu_busy_ratio": snapshot.cpu.map(|cpu| cpu.busy_ratio),
+    })
 }
 
 async fn perplexity(app: &App, text: &Path, window: usize) -> anyhow::Result<()> {
@@ -49,12 +105,12 @@ async fn measure(app: &App, runs: usize, tokens: usize) -> anyhow::Result<()> {
     println!("model     {} · {} · {}", model.id, header.quantization, header.file_bytes.file_size());
 
     // The first run loads the weights and is told apart.
-    let cold = answer(app, 0, tokens).await?;
+    let (at_start, mut peak) = (own(app), own(app));
+    let cold = answer(app, 0, tokens, &mut peak).await?;
+    let footprint = footprint(app, &header, &cold, peak.zip(at_start));
     let mut warm = Vec::new();
-    let mut peak = own(app);
     for run in 1..=runs {
-        warm.push(answer(app, run, tokens).await?);
-        peak = peak.max(own(app));
+        warm.push(answer(app, run, tokens, &mut peak).await?);
     }
     let after = app.watch_vitals().borrow().snapshot.clone();
     let usage = warm.first().and_then(|finish| finish.usage).unwrap_or_default();
@@ -72,10 +128,21 @@ async fn measure(app: &App, runs: usize, tokens: usize) -> anyhow::Result<()> {
     row("prefill", median(&warm, |f| f.timings.prefill_tokens_per_sec).map(|speed| format!("{speed:.0} tokens/s")));
     row("decode", median(&warm, |f| f.timings.decode_tokens_per_sec).map(|speed| format!("{speed:.1} tokens/s")));
     row("memory of this process", peak.map(|bytes| bytes.to_string()));
+    row("footprint, one answer", footprint);
     Ok(())
 }
 
-async fn answer(app: &App, run: usize, tokens: usize) -> anyhow::Result<Finish> {
+/// What the header says that the model takes for one answer, against what it took.
+fn footprint(app: &App, header: &ModelHeader, cold: &Finish, held: Option<(Bytes, Bytes)>) -> Option<String> {
+    let usage = cold.usage?;
+    let forecast = header.footprint(usage.prompt_tokens + usage.completion_tokens, app.settings().kv_type()).total();
+    let (peak, at_start) = held?;
+    let measured = peak.saturating_sub(at_start);
+    let ratio = forecast.0 as f64 / measured.0.max(1) as f64;
+    Some(format!("{forecast} forecast, {measured} measured, ratio {ratio:.3}"))
+}
+
+async fn answer(app: &App, run: usize, tokens: usize, peak: &mut Option<Bytes>) -> anyhow::Result<Finish> {
     // A number at the very start keeps the cache of one run from helping the next.
     let prompt = format!("{run}. {}\nContinue this text.", PARAGRAPH.repeat(REPEATS));
     let request = ChatRequest {
@@ -85,6 +152,7 @@ async fn answer(app: &App, run: usize, tokens: usize) -> anyhow::Result<Finish> 
     };
     let mut events = app.complete(request, Some(app::PlaceChoice::Here)).await?.into_events();
     while let Some(event) = events.next().await {
+        *peak = (*peak).max(own(app));
         if let ChatEvent::Finished(finish) = event? {
             return Ok(finish);
         }
