@@ -339,7 +339,8 @@ impl Writing {
             decode_tokens_per_sec: timings.decode_tokens_per_sec,
             ttft_ms: timings.ttft.map(|ttft| ttft.as_millis() as u64),
             completion_tokens: finish.and_then(|finish| finish.usage).map(|usage| usage.completion_tokens),
-            started_at_char: 0,
+            place_id: routed.place_id.clone(),
+            ..Segment::default()
         })
     }
 }
