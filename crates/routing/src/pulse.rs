@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::hysteresis::{Limits, Reading, State, median};
 use crate::rank::known_speed;
 use crate::speed::bytes_touched;
-use crate::{LocalModel, Policy};
+use crate::{LocalModel, Policy, ReadingCheck, words};
 
 /// The time of a token is taken over so many: some engines hand them on in pairs.
 const TOGETHER: usize = 4;
@@ -133,6 +133,19 @@ impl Pulse {
         // Half the slowdown is within what answers waver by.
         let limits = Limits { over, release: over / 2.0, dwell: policy.dwell, urgent: f64::INFINITY };
         matches!(limits.state(self.looks.iter().copied(), at), State::Strained { .. })
+    }
+}
+
+impl Beat {
+    /// The same as a reading.
+    pub(crate) fn check(self, policy: &Policy) -> ReadingCheck {
+        let least = self.expected * (1.0 - policy.max_slowdown_ratio);
+        ReadingCheck {
+            name: "Speed now",
+            value: words::speed(self.now),
+            limit: least.is_finite().then(|| format!("at least {}", words::speed(least.max(0.0)))),
+            exceeded: Some(self.is_slow),
+        }
     }
 }
 
