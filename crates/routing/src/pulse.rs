@@ -219,6 +219,7 @@ mod tests {
         }
         let beat = pulse.look(Duration::from_millis(1100), &Policy::default(), &model(), 9, Some(20.0)).unwrap();
         assert!((beat.now - 10.0).abs() < 1e-6 && (beat.expected - 20.0).abs() < 1e-6, "{beat:?}");
+        assert!(!beat.is_slow, "one look is too few");
         assert_eq!(pulse.look(Duration::from_millis(1100), &Policy::default(), &model(), 9, Some(f64::NAN)), None);
     }
 
