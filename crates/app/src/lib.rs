@@ -38,7 +38,7 @@ pub use node_list::NodeView;
 pub use nodes::{NodeAddress, NodeState, NodeStatus};
 pub use pressure::{PressureCurve, PressureEnd, PressurePlan, PressureStep, PressureThresholds, hold_memory};
 pub use reply::{ReplyEvent, ReplyStream, SendMessage};
-pub use routing::{Fit, OffloadMode, PlaceChoice, Verdict};
+pub use routing::{Fit, OffloadMode, PlaceChoice, Verdict, case};
 pub use settings::{Settings, Theme};
 pub use start::{AppConfig, StartError, default_data_dir};
 pub use store::{Conversation, ConversationId, ConversationSummary, MessageId, MessageState, Segment, StoredMessage};
