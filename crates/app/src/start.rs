@@ -18,8 +18,10 @@ use crate::calibration::{self, Calibration};
 use crate::error::{AppError, ErrorCode};
 use crate::model_list::{HeaderCache, ModelEntry};
 use crate::node_list::NodeList;
+use crate::reply::Moves;
 use crate::settings::Settings;
 use crate::speeds::Speeds;
+use crate::trust;
 use crate::vitals_watch::{Vitals, VitalsWatch};
 
 /// A model that nobody asked anything for this long gives its memory back.
@@ -93,6 +95,7 @@ pub(crate) struct Inner {
     pub(crate) headers: Mutex<HeaderCache>,
     pub(crate) folder_watcher: Mutex<Option<RecommendedWatcher>>,
     pub(crate) replies: Tasks,
+    pub(crate) moves: Moves,
     pub(crate) notice: Option<String>,
     /// True from the moment of the shutdown: running answers stop and are stored.
     pub(crate) closing: watch::Sender<bool>,
@@ -186,6 +189,7 @@ impl App {
                 headers: Mutex::default(),
                 folder_watcher: Mutex::default(),
                 replies: Tasks::default(),
+                moves: Moves::default(),
                 notice,
                 closing: watch::channel(false).0,
                 background: Tasks::default(),
@@ -362,8 +366,13 @@ fn saved_nodes(store: &Store, secrets: &Secrets, config: &AppConfig) -> Result<N
     for row in store.nodes().map_err(SavedNodes::Store)? {
         let key = secrets.get(&row.id).map_err(SavedNodes::Store)?;
         let address = NodeAddress { url: row.url, key };
-        if let Err(error) = list.insert(Some(row.id), address, false) {
-            tracing::warn!(%error, "a saved node was left out");
+        match list.insert(Some(row.id), address, false) {
+            Ok(view) => {
+                if let Some(trust) = row.trust.as_deref().and_then(trust::parse) {
+                    list.update(&view.id, |view| view.trust = trust);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "a saved node was left out"),
         }
     }
     for address in &config.nodes {

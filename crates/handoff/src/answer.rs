@@ -184,8 +184,8 @@ impl<H: Host> Answer<'_, H> {
                 return None;
             };
             match self.open(&decision, &place).await {
-                Ok(source) => {
-                    self.begin(&source).await;
+                Ok(mut source) => {
+                    self.begin(&mut source).await;
                     return Some(source);
                 }
                 Err(None) => self.failed.push(place),
@@ -255,7 +255,7 @@ impl<H: Host> Answer<'_, H> {
     }
 
     /// The answer is written by `source` from here on.
-    async fn begin(&mut self, source: &Source<H>) {
+    async fn begin(&mut self, source: &mut Source<H>) {
         let Opened { model, tokenizer, .. } = &source.opened;
         self.ledger.begin(source.place.clone(), model.clone(), source.continuation, tokenizer.clone());
         self.tell_route(&source.decision, Some(source.place.clone()), model.clone(), source.continuation).await;
@@ -448,7 +448,7 @@ impl<H: Host> Answer<'_, H> {
         match first {
             Ok(first) => {
                 self.ledger.end(Ended::HandedOver);
-                self.begin(&next).await;
+                self.begin(&mut next).await;
                 self.host.has_left(&source.place, Some(next.decision.reason));
                 untold.push(first);
                 for event in untold {
