@@ -36,7 +36,9 @@ pub use library::AddHow;
 pub use model_list::{ModelEntry, ModelOrigin};
 pub use node_list::NodeView;
 pub use nodes::{NodeAddress, NodeState, NodeStatus};
-pub use pressure::{PressureCurve, PressureEnd, PressurePlan, PressureStep, PressureThresholds, hold_memory};
+pub use pressure::{
+    NoThresholds, PressureCurve, PressureEnd, PressurePlan, PressureStep, PressureThresholds, hold_memory,
+};
 pub use reply::{ReplyEvent, ReplyStream, SendMessage};
 pub use routing::{Fit, OffloadMode, PlaceChoice, Verdict};
 pub use settings::{Settings, Theme};

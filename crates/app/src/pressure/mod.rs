@@ -10,7 +10,7 @@ pub use ballast::hold_memory;
 use chat::{Bytes, ChatEvent, ChatRequest, Message, Role, SamplingParams};
 use futures::StreamExt;
 use routing::PlaceChoice;
-pub use thresholds::{PressurePlan, PressureStep, PressureThresholds};
+pub use thresholds::{NoThresholds, PressurePlan, PressureStep, PressureThresholds};
 use tokio::process::Command;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use vitals::MemoryPressure;
