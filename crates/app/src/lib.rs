@@ -40,7 +40,9 @@ pub use library::AddHow;
 pub use model_list::{ModelEntry, ModelOrigin};
 pub use node_list::NodeView;
 pub use nodes::{NodeAddress, NodeState, NodeStatus};
-pub use pressure::{PressureCurve, PressureEnd, PressurePlan, PressureStep, PressureThresholds, hold_memory};
+pub use pressure::{
+    NoThresholds, PressureCurve, PressureEnd, PressurePlan, PressureStep, PressureThresholds, hold_memory,
+};
 pub use reply::{ReplyEvent, ReplyStream, SendMessage};
 pub use routing::{Fit, OffloadMode, PlaceChoice, Trust, Verdict, case};
 pub use settings::{Settings, Theme};

@@ -10,12 +10,13 @@ pub use ballast::hold_memory;
 use chat::{Bytes, ChatEvent, ChatRequest, Message, Role, SamplingParams};
 use futures::StreamExt;
 use routing::PlaceChoice;
-pub use thresholds::{PressurePlan, PressureStep, PressureThresholds};
+pub use thresholds::{NoThresholds, PressurePlan, PressureStep, PressureThresholds};
 use tokio::process::Command;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use vitals::MemoryPressure;
 
 use crate::{App, AskedBy, CompletionEvent};
+use crate::calibration::LONG_ANSWER;
 use crate::error::{AppError, ErrorCode};
 use crate::settings::Settings;
 use crate::start::AbortOnDrop;
@@ -152,7 +153,7 @@ impl App {
 
     async fn write_answers(&self, place: Option<PlaceChoice>, written: &UnboundedSender<Written>) {
         let request = ChatRequest {
-            messages: vec![Message::new(Role::User, "Count from one to five hundred in words, and leave none out.")],
+            messages: vec![Message::new(Role::User, LONG_ANSWER)],
             sampling: SamplingParams {
                 temperature: Some(0.0),
                 max_tokens: Some(ANSWER_TOKENS),
