@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use store::{Store, StoreError};
 use vitals::machine;
 
-use crate::{App, AskedBy};
 use crate::error::{AppError, ErrorCode};
 use crate::model_list::ModelEntry;
+use crate::{App, AskedBy};
 
 const SETTING: &str = "calibration";
 /// Larger than the caches of nearly every processor, and read in a tenth of a second by the slowest.

@@ -15,11 +15,11 @@ use tokio::process::Command;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use vitals::MemoryPressure;
 
-use crate::{App, AskedBy, CompletionEvent};
 use crate::calibration::LONG_ANSWER;
 use crate::error::{AppError, ErrorCode};
 use crate::settings::Settings;
 use crate::start::AbortOnDrop;
+use crate::{App, AskedBy, CompletionEvent};
 
 /// Answers are so long, so that decode doesn't slow down by the length of the context.
 const ANSWER_TOKENS: usize = 256;
