@@ -83,7 +83,11 @@ pub async fn read(mut events: ReplyStream) -> Reply {
                 reply.error = Some(error.code);
                 reply.message = Some(*message);
             }
-            ReplyEvent::Accepted { .. } | ReplyEvent::Progress(_) | ReplyEvent::Thinking(_) => {}
+            ReplyEvent::Moved { decision, .. } => reply.targets.push(decision.target),
+            ReplyEvent::Accepted { .. }
+            | ReplyEvent::Note { .. }
+            | ReplyEvent::Progress(_)
+            | ReplyEvent::Thinking(_) => {}
         }
     }
     reply

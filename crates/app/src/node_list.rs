@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nodes::{NodeAddress, NodeClient, NodeState, NodeStatus};
-use routing::NodeOption;
+use routing::{NodeOption, Trust};
 use tokio::sync::watch;
 
 use crate::error::{AppError, ErrorCode, sentence};
+use crate::trust;
 
 /// One node as it is shown.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct NodeView {
     pub url: String,
     /// Whether a key is kept for it.
     pub has_key: bool,
+    /// Whose machine it is.
+    pub trust: Trust,
     /// What the last probe or answer told; `None` until the first.
     pub status: Option<NodeStatus>,
     /// Measured while it answered last.
@@ -42,6 +45,7 @@ impl NodeView {
             name: self.name.clone(),
             reachable: self.status.as_ref().map(|status| matches!(status.state, NodeState::Ready)),
             has_model: self.model_for(wanted).is_some(),
+            trust: Some(self.trust),
             decode_tokens_per_sec: self.decode_tokens_per_sec,
             ..NodeOption::default()
         }
@@ -82,7 +86,8 @@ impl NodeList {
         self.views.borrow().clone()
     }
 
-    /// Adds a node that answers under `address`; a second one of the same name gets a number.
+    /// Adds a node that answers under `address`; a second one of the same name gets a number. It is trusted as far as its
+    /// address lets suppose.
     pub(crate) fn insert(
         &self,
         id: Option<String>,
@@ -99,7 +104,8 @@ impl NodeList {
             return Err(AppError::new(ErrorCode::BadRequest, format!("{} is on the list already.", known.view.name)));
         }
         let id = id.unwrap_or_else(|| free_id(&name, |id| entries.contains_key(id)));
-        let view = NodeView { id: id.clone(), name, url, has_key, status: None, decode_tokens_per_sec: None };
+        let trust = trust::of_address(&url);
+        let view = NodeView { id: id.clone(), name, url, has_key, trust, status: None, decode_tokens_per_sec: None };
         entries.insert(id, Entry { client: Arc::new(client), view: view.clone(), temporary });
         drop(entries);
         self.publish();

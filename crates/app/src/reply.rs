@@ -49,6 +49,20 @@ pub enum ReplyEvent {
     },
     /// Where the answer runs. Comes again when that place failed before its first token and another one was chosen.
     Routed(DecisionRecord),
+    /// The running answer goes on at another place, from here on.
+    Moved {
+        /// Where, and why.
+        decision: DecisionRecord,
+        /// The characters of text before it (Unicode scalar values).
+        at_char: usize,
+        /// The characters of thinking before it.
+        thinking_at_char: usize,
+    },
+    /// What was done here to make room for the running answer, or why it stays where it is, as a sentence.
+    Note {
+        /// What to tell.
+        sentence: String,
+    },
     /// What happens before the first token.
     Progress(Progress),
     /// Text to append.

@@ -20,6 +20,7 @@ use crate::model_list::{HeaderCache, ModelEntry};
 use crate::node_list::NodeList;
 use crate::settings::Settings;
 use crate::speeds::Speeds;
+use crate::trust;
 use crate::vitals_watch::{Vitals, VitalsWatch};
 
 /// A model that nobody asked anything for this long gives its memory back.
@@ -362,8 +363,13 @@ fn saved_nodes(store: &Store, secrets: &Secrets, config: &AppConfig) -> Result<N
     for row in store.nodes().map_err(SavedNodes::Store)? {
         let key = secrets.get(&row.id).map_err(SavedNodes::Store)?;
         let address = NodeAddress { url: row.url, key };
-        if let Err(error) = list.insert(Some(row.id), address, false) {
-            tracing::warn!(%error, "a saved node was left out");
+        match list.insert(Some(row.id), address, false) {
+            Ok(view) => {
+                if let Some(trust) = row.trust.as_deref().and_then(trust::parse) {
+                    list.update(&view.id, |view| view.trust = trust);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "a saved node was left out"),
         }
     }
     for address in &config.nodes {
