@@ -1,6 +1,6 @@
 use routing::{Concern, Decision, ReadingCheck, Target};
 use serde::{Deserialize, Serialize};
-use store::StoredMessage;
+use store::{Segment, StoredMessage};
 
 /// A decision as it was explained to the user: what is stored with an answer and shown again later. Numbers are kept
 /// as they were told, because the readings behind them are gone.
@@ -91,6 +91,11 @@ impl From<&Decision> for DecisionRecord {
                 .collect(),
         }
     }
+}
+
+/// The decision of the move that began a part of an answer; `None` for the first part.
+pub fn decision_of_segment(segment: &Segment) -> Option<DecisionRecord> {
+    serde_json::from_str(segment.decision_json.as_deref()?).ok()
 }
 
 /// The decision that was stored with an answer.

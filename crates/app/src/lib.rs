@@ -32,7 +32,7 @@ use std::sync::Arc;
 pub use calibration::{Calibration, MeasuredOn};
 pub use chat;
 pub use completion::{Completion, CompletionEvent};
-pub use decision_record::{AlternativeRecord, DecisionRecord, ReadingRecord, decision_of};
+pub use decision_record::{AlternativeRecord, DecisionRecord, ReadingRecord, decision_of, decision_of_segment};
 pub use engine::{Footprint, KvType, ModelHeader, Perplexity, device_name};
 pub use error::{AppError, ErrorCode};
 pub use history::{AskedBy, DecisionEntry, DecisionKind, DecisionNote};

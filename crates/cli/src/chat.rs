@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use app::chat::{ChatEvent, ChatRequest, Message, Progress, Role, SamplingParams};
-use app::{App, AppError, AskedBy, CompletionEvent, ConversationId, ReplyEvent, SendMessage};
+use app::{App, AppError, AskedBy, CompletionEvent, ConversationId, ReplyEvent, Segment, SendMessage};
 use futures::StreamExt;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -152,17 +152,15 @@ async fn reply(app: &App, conversation: Option<ConversationId>, text: &str) -> R
                 // A closed terminal ends the program by its signal; there is nobody to tell.
                 let _ = out.flush();
             }
-            Some(ReplyEvent::Routed(_) | ReplyEvent::Thinking(_)) => {}
-            Some(ReplyEvent::Moved { decision, .. }) => {
-                let line = format!("{} · {}", decision.place, decision.sentence);
-                eprint!("{}", style::stderr().muted(&format!(" [{line}] ")));
-            }
-            Some(ReplyEvent::Note { sentence }) => eprint!("{}", style::stderr().muted(&format!(" [{sentence}] "))),
+            // Where it went is in the line under the answer.
+            Some(
+                ReplyEvent::Routed(_) | ReplyEvent::Moved { .. } | ReplyEvent::Note { .. } | ReplyEvent::Thinking(_),
+            ) => {}
             Some(ReplyEvent::Finished(message)) => {
                 let line = message.segments.last().map(|part| {
                     let speed =
                         part.decode_tokens_per_sec.map(|speed| format!(" · {speed:.0} tok/s")).unwrap_or_default();
-                    format!("{}{speed} · {}", part.place, part.sentence)
+                    format!("{}{speed} · {}", places(&message.segments), part.sentence)
                 });
                 println!("\n{}", style.muted(&line.unwrap_or_default()));
             }
@@ -177,6 +175,17 @@ async fn reply(app: &App, conversation: Option<ConversationId>, text: &str) -> R
         code: app::ErrorCode::Internal,
         sentence: "The message was not accepted.".to_owned(),
         hint: None,
+    })
+}
+
+/// "On studio", or "Here, then on studio" for an answer that moved.
+fn places(segments: &[Segment]) -> String {
+    let mut places = segments.iter().map(|segment| segment.place.as_str());
+    let first = places.next().unwrap_or_default().to_owned();
+    places.fold(first, |line, place| {
+        // Only the word before a node's name loses its capital.
+        let next = place.strip_prefix("On ").map_or_else(|| place.to_lowercase(), |node| format!("on {node}"));
+        format!("{line}, then {next}")
     })
 }
 

@@ -165,3 +165,67 @@ fn serve_says_where_it_listens_and_ends_on_a_signal() {
     let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(killed.success() && child.wait().unwrap().success());
 }
+
+#[test]
+fn log_shows_where_answers_went_and_why_until_it_is_cleared() {
+    use app::{AlternativeRecord, AskedBy, DecisionKind, DecisionNote, DecisionRecord, ReadingRecord};
+
+    let data = tempfile::tempdir().unwrap();
+    let log = |more: &[&str]| {
+        let output = tidegate(&["log", "--data"]).arg(data.path()).args(more).output().unwrap();
+        assert!(output.status.success(), "{more:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let json = |more: &[&str]| serde_json::from_str::<serde_json::Value>(&log(more)).unwrap();
+    assert_eq!(json(&["--json"]), serde_json::json!([]));
+
+    let record = DecisionRecord {
+        target: "node".into(),
+        place: "On studio".into(),
+        reason: "swap".into(),
+        sentence: "here swaps in 40.0 MB/s".into(),
+        counterfactual: Some("Would stay here below 4.0 MB/s".into()),
+        readings: vec![ReadingRecord {
+            name: "Swap in".into(),
+            value: "40.0 MB/s".into(),
+            limit: Some("4.0 MB/s".into()),
+            exceeded: Some(true),
+        }],
+        alternatives: vec![AlternativeRecord { place: "Here".into(), outcome: "6.0 tok/s".into() }],
+    };
+    let note = |kind| DecisionNote {
+        kind,
+        asked_by: AskedBy::Gateway,
+        conversation: None,
+        message: None,
+        model: "qwen3-8b".into(),
+        place_id: "studio".into(),
+        record: record.clone(),
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let config = app::AppConfig { data_dir: data.path().to_owned(), ..app::AppConfig::default() };
+        let app = app::App::start(config).await.unwrap();
+        app.note_decision(note(DecisionKind::Start)).await;
+        app.note_decision(note(DecisionKind::Move)).await;
+        app.shutdown().await;
+    });
+
+    let lines = log(&[]);
+    let [newest, oldest] = lines.lines().collect::<Vec<_>>()[..] else { panic!("{lines}") };
+    assert!(newest.contains("Moved") && oldest.contains("Began"), "{lines}");
+    assert!(newest.ends_with("On studio · here swaps in 40.0 MB/s  qwen3-8b, by a program"), "{newest}");
+    let entries = json(&["--json", "--limit", "1"]);
+    assert_eq!(entries.as_array().map(Vec::len), Some(1));
+    assert_eq!(entries[0]["kind"], "move");
+    let id = entries[0]["id"].to_string();
+    assert_eq!(json(&["--json", "--why", &id])["decision"]["readings"][0]["limit"], "4.0 MB/s");
+    let card = log(&["--why", &id]);
+    for part in ["Moved: On studio", "Swap in", "over the limit", "Instead", "6.0 tok/s", "Would stay here below"] {
+        assert!(card.contains(part), "{part}: {card}");
+    }
+
+    log(&["--clear"]);
+    assert_eq!(json(&["--json"]), serde_json::json!([]));
+    let gone = tidegate(&["log", "--why", &id, "--data"]).arg(data.path()).output().unwrap();
+    assert_eq!(gone.status.code(), Some(1));
+}
