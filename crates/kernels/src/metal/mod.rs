@@ -2,6 +2,8 @@
 
 mod compiled;
 mod delta_rule;
+mod experts;
+mod launch;
 mod packed;
 
 use std::ops::Deref;
@@ -11,7 +13,9 @@ use candle_core::{MetalDevice, Storage, Tensor};
 use candle_metal_kernels::metal::{Buffer, Device, ResidencySet};
 use objc2_metal::MTLResidencySet;
 
-pub(crate) use delta_rule::DeltaRule;
+pub(crate) use delta_rule::delta_rule;
+pub use experts::{ChosenExperts, PackedExperts, add_weighted};
+pub(crate) use experts::{choose_experts, weigh_experts};
 pub use packed::PackedTensor;
 
 /// Apple's name for the family of this GPU, such as `applegpu_g16s`: an M4 Max.
