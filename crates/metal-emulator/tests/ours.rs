@@ -213,7 +213,7 @@ fn products(packing: Packing, rows: usize, columns: usize, tokens: usize, worst:
         let of_expert = |(i, expert): (usize, &u32)| -> Vec<(f32, f32)> {
             let Some(weights) = weights.chunks(rows).nth(*expert as usize) else { return vec![(0.0, 1.0); rows] };
             let affine = &affine[*expert as usize * (1 + rows)..][..1 + rows];
-            let x = x.chunks(columns).nth(i / share).unwrap();
+            let x = &x[i / share * columns..][..columns];
             let products = weights.iter().zip(&affine[1..]).map(|(row, bias)| match (is_affine, dot(x, row)) {
                 (true, (sum, size)) => (sum * affine[0] + bias, size * affine[0] + bias),
                 (false, product) => product,
@@ -353,13 +353,7 @@ fn add_weighted(worst: &mut Worst) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn delta_rule(
-    tokens: usize,
-    heads: usize,
-    key_dim: usize,
-    value_dim: usize,
-    worst: &mut Worst,
-) -> anyhow::Result<()> {
+fn delta_rule(tokens: usize, heads: usize, key_dim: usize, value_dim: usize, worst: &mut Worst) -> anyhow::Result<()> {
     let random = |dims: &[usize]| Tensor::rand(0_f32, 1.0, dims, &Device::Cpu);
     let [queries, keys] = [(); 2].map(|()| random(&[tokens, heads, key_dim]).and_then(|x| x / key_dim as f64));
     let (queries, keys, values) = (queries?, keys?, random(&[tokens, heads, value_dim])?);

@@ -2,7 +2,7 @@
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
-use kernels::packed::{PackedMatrix, PackedType};
+use kernels::packed::{PackedMatrix, PackedType, Packing};
 use proptest::prelude::*;
 use testkit::gguf::{GgufBuilder, tiny_model};
 

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::metal_backend::DeviceId;
@@ -51,11 +52,13 @@ pub(super) fn pipeline(device: &MetalDevice, source: Source, name: &str) -> Resu
             return Ok(pipeline.clone());
         }
         let metal = device.metal_device();
-        if !compiled.libraries.contains_key(&source) {
-            let library = metal.new_library_with_source(source.text(), None).map_err(MetalError::from)?;
-            compiled.libraries.insert(source, library);
-        }
-        let function = compiled.libraries[&source].get_function(name, None).map_err(MetalError::from)?;
+        let library = match compiled.libraries.entry(source) {
+            Entry::Occupied(library) => library.into_mut(),
+            Entry::Vacant(place) => {
+                place.insert(metal.new_library_with_source(source.text(), None).map_err(MetalError::from)?)
+            }
+        };
+        let function = library.get_function(name, None).map_err(MetalError::from)?;
         let pipeline = metal.new_compute_pipeline_state_with_function(&function).map_err(MetalError::from)?;
         compiled.pipelines.insert(key, pipeline.clone());
         Ok(pipeline)

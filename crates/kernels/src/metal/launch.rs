@@ -1,7 +1,9 @@
 use std::ops::Deref;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, MetalError, MetalStorage, Result, Shape, Storage, Tensor, bail};
+use candle_core::{
+    CpuStorage, CustomOp1, DType, Layout, MetalError, MetalStorage, Result, Shape, Storage, Tensor, bail,
+};
 use candle_metal_kernels::metal::ComputeCommandEncoder;
 use objc2_metal::MTLSize;
 

@@ -150,7 +150,18 @@ impl CustomOp2 for CandleProduct {
         let (metal, kernels, dtype) = (device.device(), device.kernels(), self.dtype.into());
         if tokens == 1 {
             let shape = (1, 1, rows, columns);
-            call_quantized_matmul_mv_t(metal, &encoder, kernels, dtype, shape, x.buffer(), offset, blocks.buffer(), 0, &out)
+            call_quantized_matmul_mv_t(
+                metal,
+                &encoder,
+                kernels,
+                dtype,
+                shape,
+                x.buffer(),
+                offset,
+                blocks.buffer(),
+                0,
+                &out,
+            )
         } else {
             let strides = |row: usize, of_element: usize, rows: usize| [row * rows, row * rows, row, of_element];
             let row_bytes = columns / self.dtype.block_size() * self.dtype.type_size();
