@@ -54,7 +54,7 @@ struct Gate {
 static inline Gate gate_of(device const float* logits, constant Routing& routing, uint lane) {
     Gate gate = {routing.gating, 0, 1};
     if (routing.gating == SOFTMAX) {
-        float most = -MAXFLOAT;
+        float most = -INFINITY;
         for (uint i = lane; i < routing.experts; i += 32) {
             most = max(most, logits[i]);
         }
@@ -82,11 +82,11 @@ struct Place {
     bool is_before(int other, int at) const { return key > other || (key == other && index < at); }
 };
 
-static inline Place before_all() { return {INT_MAX, -1}; }
+static inline Place before_all() { return {numeric_limits<int>::max(), -1}; }
 
 /// The value that comes after `last`, found by a whole SIMD-group; `count` where there is none.
 static inline Place next(threadgroup const float* values, int count, Place last, uint lane) {
-    Place best = {INT_MIN, count};
+    Place best = {numeric_limits<int>::lowest(), count};
     for (int i = int(lane); i < count; i += 32) {
         const int key = key_of(values[i]);
         if (last.is_before(key, i) && (best.index == count || key > best.key)) {
@@ -169,7 +169,7 @@ static inline Place next(threadgroup const float* values, int count, Place last,
     }
     device const uint* ids = all_ids + ulong(token) * routing.used;
     device float* weights = all_weights + ulong(token) * routing.used;
-    float most = -MAXFLOAT;
+    float most = -INFINITY;
     for (uint k = 0; k < routing.used; ++k) {
         weights[k] = ids[k] < routing.experts ? gate.score(logits[ids[k]]) : 0.0f;
         most = max(most, weights[k]);
