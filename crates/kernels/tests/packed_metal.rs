@@ -82,6 +82,7 @@ fn matrices_of_another_size_are_refused() {
     assert!(PackedTensor::new(&[0; 6 * 18], q4_0, 3, 63, metal).is_err());
     assert!(PackedExperts::new(&[0; 6 * 18], q4_0, (3, 1, 64), metal).is_ok());
     assert!(PackedExperts::new(&[0; 6 * 18], q4_0, (usize::MAX, 3, 64), metal).is_err());
+    assert!(PackedExperts::new(&[], q4_0, (0, 3, 64), metal).is_err());
 }
 
 /// The router chooses and weighs as on the CPU, and what each expert makes is added up as plain operations do; a token

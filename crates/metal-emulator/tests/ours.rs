@@ -95,7 +95,7 @@ impl<S: Copy> Call<'_, S> {
     }
 }
 
-/// Gives the worst error, each relative to its `size`, which is no smaller than that of the largest.
+/// The worst error, each relative to the size that stands beside what is expected.
 fn worst_error(what: &str, found: &[f32], expected: &[(f32, f32)]) -> anyhow::Result<f32> {
     ensure!(found.len() == expected.len(), "{what}: {} values instead of {}", found.len(), expected.len());
     let mut worst = 0_f32;
@@ -174,7 +174,7 @@ fn products(packing: Packing, rows: usize, columns: usize, tokens: usize, worst:
 
     let affine: Vec<f32> = (0..EXPERTS * (1 + rows)).map(|i| 0.5 + i as f32).collect();
     // Two experts for each token, or one for each row of x; the last doesn't exist.
-    for (share, is_affine) in [(2, false), (1, true)] {
+    for (share, is_affine, tile) in [(2, false, 4), (1, true, 3), (1, false, 1)] {
         let count = share * tokens;
         let ids: Vec<u32> = (0..count).map(|i| if i + 1 == count { 7 } else { (i * i) as u32 % 3 }).collect();
         let ids_buffer = Buffer::from_slice(&ids);
@@ -195,7 +195,7 @@ fn products(packing: Packing, rows: usize, columns: usize, tokens: usize, worst:
         let found = Call {
             library: "kernels/packed",
             kernel: &format!("packed_experts_{name}"),
-            shape: [columns, rows, count, EXPERTS, share, usize::from(is_affine)].map(|len| len as u32),
+            shape: [columns, rows, count, EXPERTS, share, usize::from(is_affine), tile].map(|len| len as u32),
             inputs: &[
                 &Buffer::from_slice(&blocks),
                 &codebook,
@@ -205,7 +205,7 @@ fn products(packing: Packing, rows: usize, columns: usize, tokens: usize, worst:
                 &Buffer::from_slice(&affine),
             ],
             output: count * rows,
-            threadgroups: (rows.div_ceil(4), count.div_ceil(4)),
+            threadgroups: (rows.div_ceil(4), count.div_ceil(tile)),
             threads: 128,
             scratch: 0,
         };

@@ -150,7 +150,7 @@ impl PackedExperts {
     /// Copies `blocks`, of `experts` matrices of `rows` × `columns`, to `device`.
     ///
     /// # Errors
-    /// When a row isn't a whole number of blocks, `blocks` isn't as many rows, or there is no memory for them.
+    /// When a row isn't a whole number of blocks, `blocks` isn't as many rows or none, or there is no memory for them.
     pub fn new(
         blocks: &[u8],
         packing: Packing,
@@ -158,6 +158,9 @@ impl PackedExperts {
         device: &MetalDevice,
     ) -> Result<Self> {
         packing.check_rows(blocks.len(), experts.saturating_mul(rows), columns)?;
+        if blocks.is_empty() {
+            bail!("{experts} experts of {rows} rows");
+        }
         let blocks = Tensor::from_slice(blocks, blocks.len(), &Device::Metal(device.clone()))?;
         Ok(Self { blocks, codebook: codebook(device, packing)?, affine: None, packing, experts, rows, columns })
     }
@@ -196,13 +199,15 @@ impl PackedExperts {
         if columns != self.columns || given == 0 || !count.is_multiple_of(given) {
             bail!("{given} rows of {columns} values for {count} products with rows of {}", self.columns);
         }
-        let shape =
-            [columns, self.rows, count, self.experts, count / given, usize::from(self.affine.is_some())].map(narrow);
-        let [columns, rows, narrow_count, experts, share, is_affine] = shape;
+        // Where few share an expert, threads unpack for one each, rather than for several experts one after the other.
+        let tile = (count / self.experts).clamp(1, TOKENS);
+        let is_affine = self.affine.is_some().into();
+        let [columns, rows, narrow_count, experts, share, is_affine, narrow_tile] =
+            [columns, self.rows, count, self.experts, count / given, is_affine, tile].map(narrow);
         let launch = Launch {
             source: Source::Packed,
             kernel: &format!("packed_experts_{}", self.packing.kernel_name()),
-            shape: [columns?, rows?, narrow_count?, experts?, share?, is_affine?],
+            shape: [columns?, rows?, narrow_count?, experts?, share?, is_affine?, narrow_tile?],
             inputs: &[
                 &self.blocks,
                 &self.codebook,
@@ -213,7 +218,7 @@ impl PackedExperts {
             ],
             output: (count, self.rows),
             dtype: DType::F32,
-            threadgroups: (self.rows.div_ceil(ROWS), count.div_ceil(TOKENS)),
+            threadgroups: (self.rows.div_ceil(ROWS), count.div_ceil(tile)),
             threads: SIMD_GROUP * ROWS,
             scratch: 0,
         };

@@ -20,6 +20,8 @@ struct ExpertsShape {
     /// Rows of y that are of the same row of x.
     uint share;
     uint is_affine;
+    /// Rows of y of a threadgroup, at most TOKENS.
+    uint tile;
 };
 
 static inline ushort ushort_at(device const uchar* bytes) { return ushort(bytes[0]) | ushort(bytes[1]) << 8; }
@@ -488,7 +490,7 @@ template <typename Rows>
 /// Each row of y is the product of the expert `ids[row]` of `(experts, rows, columns)` with the row `row / share` of x,
 /// `(count / share, columns)` → y `(count, rows)`; zeros where there is no such expert. `order` has the rows of y sorted by
 /// expert, so that weights are unpacked once for several. affine `(experts, 1 + rows)` has the factor of an expert's
-/// products and what is added to each. A grid of `⌈rows / ROWS⌉ × ⌈count / TOKENS⌉` threadgroups.
+/// products and what is added to each. A grid of `⌈rows / ROWS⌉ × ⌈count / tile⌉` threadgroups.
 template <typename Rows>
 [[kernel]] void packed_experts(
     constant ExpertsShape& shape [[buffer(0)]],
@@ -506,8 +508,8 @@ template <typename Rows>
     if (row >= shape.rows) {
         return;
     }
-    const uint first = group.y * TOKENS;
-    const uint tokens = min(TOKENS, shape.count - first);
+    const uint first = group.y * shape.tile;
+    const uint tokens = min(shape.tile, shape.count - first);
     uint experts[TOKENS];
     for (uint token = 0; token < tokens; ++token) {
         experts[token] = ids[order[first + token]];
