@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use store::{Store, StoreError};
 use vitals::machine;
 
-use crate::App;
 use crate::error::{AppError, ErrorCode};
 use crate::model_list::ModelEntry;
+use crate::{App, AskedBy};
 
 const SETTING: &str = "calibration";
 /// Larger than the caches of nearly every processor, and read in a tenth of a second by the slowest.
@@ -63,6 +63,17 @@ pub struct MeasuredOn {
     pub os: String,
     /// The version of the engine.
     pub engine: String,
+}
+
+impl Calibration {
+    /// What forecasts for other models need of it.
+    pub(crate) fn for_forecasts(&self) -> routing::Calibration {
+        routing::Calibration {
+            bandwidth_bytes_per_sec: self.bandwidth_bytes_per_sec,
+            eta: self.eta,
+            prefill_flops_per_sec: Some(self.prefill_flops_per_sec),
+        }
+    }
 }
 
 impl MeasuredOn {
@@ -235,7 +246,7 @@ impl App {
             sampling: SamplingParams { temperature: Some(0.0), max_tokens: Some(tokens), ..SamplingParams::default() },
             ..ChatRequest::default()
         };
-        let mut events = self.complete(request, Some(PlaceChoice::Here)).await?.into_events();
+        let mut events = self.complete(request, Some(PlaceChoice::Here), AskedBy::Terminal).await?.into_chat_events();
         while let Some(event) = events.next().await {
             if let ChatEvent::Finished(finish) = event? {
                 return Ok(finish);

@@ -1,6 +1,6 @@
-use routing::{Decision, Target};
+use routing::{Concern, Decision, ReadingCheck, Target};
 use serde::{Deserialize, Serialize};
-use store::StoredMessage;
+use store::{Segment, StoredMessage};
 
 /// A decision as it was explained to the user: what is stored with an answer and shown again later. Numbers are kept
 /// as they were told, because the readings behind them are gone.
@@ -47,6 +47,29 @@ pub struct AlternativeRecord {
     pub outcome: String,
 }
 
+impl DecisionRecord {
+    /// What was done about `concern` for an answer that runs where `decision` said.
+    pub(crate) fn of_concern(decision: &Self, concern: &Concern, sentence: &str) -> Self {
+        Self {
+            reason: concern.reason.as_str().to_owned(),
+            sentence: sentence.to_owned(),
+            counterfactual: None,
+            readings: records(&concern.readings),
+            ..decision.clone()
+        }
+    }
+}
+
+fn records(readings: &[ReadingCheck]) -> Vec<ReadingRecord> {
+    let record = |reading: &ReadingCheck| ReadingRecord {
+        name: reading.name.to_owned(),
+        value: reading.value.clone(),
+        limit: reading.limit.clone(),
+        exceeded: reading.exceeded,
+    };
+    readings.iter().map(record).collect()
+}
+
 impl From<&Decision> for DecisionRecord {
     fn from(decision: &Decision) -> Self {
         Self {
@@ -60,16 +83,7 @@ impl From<&Decision> for DecisionRecord {
             reason: decision.reason.as_str().to_owned(),
             sentence: decision.sentence.clone(),
             counterfactual: decision.counterfactual.clone(),
-            readings: decision
-                .readings
-                .iter()
-                .map(|reading| ReadingRecord {
-                    name: reading.name.to_owned(),
-                    value: reading.value.clone(),
-                    limit: reading.limit.clone(),
-                    exceeded: reading.exceeded,
-                })
-                .collect(),
+            readings: records(&decision.readings),
             alternatives: decision
                 .alternatives
                 .iter()
@@ -77,6 +91,11 @@ impl From<&Decision> for DecisionRecord {
                 .collect(),
         }
     }
+}
+
+/// The decision of the move that began a part of an answer; `None` for the first part.
+pub fn decision_of_segment(segment: &Segment) -> Option<DecisionRecord> {
+    serde_json::from_str(segment.decision_json.as_deref()?).ok()
 }
 
 /// The decision that was stored with an answer.

@@ -7,11 +7,13 @@
 #![warn(missing_docs)]
 
 mod answer;
+mod answer_host;
 mod calibration;
 mod completion;
 mod conversations;
 mod decision_record;
 mod error;
+mod history;
 mod library;
 mod model_list;
 mod node_list;
@@ -21,6 +23,7 @@ mod reply;
 mod settings;
 mod speeds;
 mod start;
+mod trust;
 mod verdict;
 mod vitals_watch;
 
@@ -28,10 +31,11 @@ use std::sync::Arc;
 
 pub use calibration::{Calibration, MeasuredOn};
 pub use chat;
-pub use completion::Completion;
-pub use decision_record::{AlternativeRecord, DecisionRecord, ReadingRecord, decision_of};
+pub use completion::{Completion, CompletionEvent};
+pub use decision_record::{AlternativeRecord, DecisionRecord, ReadingRecord, decision_of, decision_of_segment};
 pub use engine::{Footprint, KvType, ModelHeader, Perplexity, device_name};
 pub use error::{AppError, ErrorCode};
+pub use history::{AskedBy, DecisionEntry, DecisionKind, DecisionNote};
 pub use library::AddHow;
 pub use model_list::{ModelEntry, ModelOrigin};
 pub use node_list::NodeView;
@@ -40,10 +44,12 @@ pub use pressure::{
     NoThresholds, PressureCurve, PressureEnd, PressurePlan, PressureStep, PressureThresholds, hold_memory,
 };
 pub use reply::{ReplyEvent, ReplyStream, SendMessage};
-pub use routing::{Fit, OffloadMode, PlaceChoice, Verdict};
+pub use routing::{Fit, OffloadMode, PlaceChoice, Trust, Verdict, case};
 pub use settings::{Settings, Theme};
 pub use start::{AppConfig, StartError, default_data_dir};
-pub use store::{Conversation, ConversationId, ConversationSummary, MessageId, MessageState, Segment, StoredMessage};
+pub use store::{
+    Conversation, ConversationId, ConversationSummary, DecisionId, MessageId, MessageState, Segment, StoredMessage,
+};
 pub use verdict::{FileVerdict, ModelVerdict, Refusal};
 pub use vitals;
 pub use vitals_watch::Vitals;

@@ -64,7 +64,8 @@ impl App {
     pub fn fit_now(&self, entry: &ModelEntry) -> Option<Fit> {
         let header = entry.usable()?;
         let context_len = self.settings().context_len.min(header.context_len);
-        let snapshot = &self.judged_snapshot();
+        let outlook = self.outlook();
+        let snapshot = outlook.snapshot();
         Some(fit(&self.local_model(entry, header), &self.policy(), snapshot, context_len))
     }
 
@@ -102,7 +103,8 @@ impl App {
         let path = header.path.clone();
         let entry = ModelEntry { id: model_id(&path), path, origin: ModelOrigin::Added, header: Ok(header.clone()) };
         let (model, policy) = (self.local_model(&entry, &header), self.policy());
-        let snapshot = &self.judged_snapshot();
+        let outlook = self.outlook();
+        let snapshot = outlook.snapshot();
         let fits = contexts(context_len.unwrap_or(self.settings().context_len), header.context_len)
             .into_iter()
             .map(|context_len| fit(&model, &policy, snapshot, context_len))

@@ -26,7 +26,7 @@ impl App {
         let address = NodeAddress::parse(url, key.map(chat::Redacted))
             .map_err(|error| AppError::new(ErrorCode::BadRequest, sentence(&error.to_string())))?;
         let view = self.inner.nodes.insert(None, address.clone(), false)?;
-        let row = NodeRow { id: view.id.clone(), url: view.url.clone(), name: view.name.clone() };
+        let row = NodeRow { id: view.id.clone(), url: view.url.clone(), name: view.name.clone(), trust: None };
         let app = self.clone();
         let stored = self
             .with_store(move |store| {

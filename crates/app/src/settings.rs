@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use chat::Bytes;
 use engine::KvType;
-use routing::{OffloadMode, Policy};
+use routing::{OffloadMode, Policy, Trust};
 use serde::{Deserialize, Serialize};
 use vitals::ThermalState;
 
@@ -31,6 +31,11 @@ pub struct Settings {
     /// Heat at or above this state sends answers to a node.
     #[serde(with = "thermal_name")]
     pub max_thermal: ThermalState,
+    /// Ids of models whose questions and answers never leave this machine.
+    pub models_that_stay: Vec<String>,
+    /// Nodes that are trusted less are never asked.
+    #[serde(with = "trust_name")]
+    pub least_trust: Trust,
     /// Colours of the window.
     pub theme: Theme,
     /// Instructions put before every conversation; empty is none.
@@ -65,6 +70,8 @@ impl Settings {
             max_swap_used_ratio: policy.max_swap_used_ratio,
             max_swap_in_per_sec: policy.max_swap_in_per_sec.0,
             max_thermal: policy.max_thermal,
+            models_that_stay: Vec::new(),
+            least_trust: Trust::Rented,
             theme: Theme::System,
             system_prompt: String::new(),
             temperature: None,
@@ -74,6 +81,11 @@ impl Settings {
     /// How the engine is to keep keys and values.
     pub fn kv_type(&self) -> KvType {
         self.kv_type.unwrap_or_default()
+    }
+
+    /// Whether what is asked of a model, and what it answers, is for this machine only.
+    pub fn keeps_here(&self, model: &str) -> bool {
+        self.models_that_stay.iter().any(|stays| stays == model)
     }
 
     /// The values that make sense, or what is wrong with the others.
@@ -133,6 +145,21 @@ mod offload_name {
             // A name of a newer version falls back to the mode that keeps everything on this machine.
             _ => OffloadMode::LocalOnly,
         })
+    }
+}
+
+mod trust_name {
+    use routing::Trust;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
+    pub(super) fn serialize<S: Serializer>(trust: &Trust, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(trust.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Trust, D::Error> {
+        // A name of a newer version falls back to the strictest.
+        Ok(crate::trust::parse(&String::deserialize(deserializer)?).unwrap_or(Trust::Own))
     }
 }
 

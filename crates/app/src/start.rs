@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use engine::{EngineConfig, EngineHandle, KvType, Unloaded, Wiring};
 use nodes::NodeAddress;
 use notify::RecommendedWatcher;
-use routing::{OffloadMode, Policy, may_wire};
+use routing::{OffloadMode, Outlook, Policy, may_wire};
 use store::{ConversationSummary, Secrets, Store, StoreError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -18,8 +18,10 @@ use crate::calibration::{self, Calibration};
 use crate::error::{AppError, ErrorCode};
 use crate::model_list::{HeaderCache, ModelEntry};
 use crate::node_list::NodeList;
+use crate::reply::Moves;
 use crate::settings::Settings;
 use crate::speeds::Speeds;
+use crate::trust;
 use crate::vitals_watch::{Vitals, VitalsWatch};
 
 /// A model that nobody asked anything for this long gives its memory back.
@@ -93,6 +95,7 @@ pub(crate) struct Inner {
     pub(crate) headers: Mutex<HeaderCache>,
     pub(crate) folder_watcher: Mutex<Option<RecommendedWatcher>>,
     pub(crate) replies: Tasks,
+    pub(crate) moves: Moves,
     pub(crate) notice: Option<String>,
     /// True from the moment of the shutdown: running answers stop and are stored.
     pub(crate) closing: watch::Sender<bool>,
@@ -186,6 +189,7 @@ impl App {
                 headers: Mutex::default(),
                 folder_watcher: Mutex::default(),
                 replies: Tasks::default(),
+                moves: Moves::default(),
                 notice,
                 closing: watch::channel(false).0,
                 background: Tasks::default(),
@@ -274,13 +278,9 @@ impl App {
         self.settings().policy(ram)
     }
 
-    /// The newest reading as decisions are made from it: a GPU that models don't run on sets no limit.
-    pub(crate) fn judged_snapshot(&self) -> vitals::Snapshot {
-        let mut snapshot = self.inner.vitals.latest().snapshot.clone();
-        if !engine::computes_on_gpu() {
-            snapshot.gpu = None;
-        }
-        snapshot
+    /// The last minute of readings as decisions are made from it.
+    pub(crate) fn outlook(&self) -> Outlook {
+        self.inner.vitals.outlook()
     }
 
     pub(crate) fn save_speeds(&self) {
@@ -366,8 +366,13 @@ fn saved_nodes(store: &Store, secrets: &Secrets, config: &AppConfig) -> Result<N
     for row in store.nodes().map_err(SavedNodes::Store)? {
         let key = secrets.get(&row.id).map_err(SavedNodes::Store)?;
         let address = NodeAddress { url: row.url, key };
-        if let Err(error) = list.insert(Some(row.id), address, false) {
-            tracing::warn!(%error, "a saved node was left out");
+        match list.insert(Some(row.id), address, false) {
+            Ok(view) => {
+                if let Some(trust) = row.trust.as_deref().and_then(trust::parse) {
+                    list.update(&view.id, |view| view.trust = trust);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "a saved node was left out"),
         }
     }
     for address in &config.nodes {

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use chat::Bytes;
+use routing::Outlook;
 use tokio::sync::watch;
 use vitals::{Sampler, Snapshot};
 
@@ -39,6 +40,7 @@ pub(crate) type OwnState = dyn Fn(&mut Vitals) + Send;
 
 pub(crate) struct VitalsWatch {
     latest: watch::Receiver<Arc<Vitals>>,
+    outlook: Arc<Mutex<Outlook>>,
     history: Arc<Mutex<VecDeque<Arc<Vitals>>>>,
     visible: Arc<AtomicBool>,
     generating: Arc<AtomicUsize>,
@@ -50,23 +52,34 @@ impl VitalsWatch {
     /// Starts the thread; the first reading is there when this returns.
     pub(crate) fn start(own_state: Box<OwnState>) -> Self {
         let history = Arc::new(Mutex::new(VecDeque::new()));
+        let outlook = Arc::new(Mutex::new(Outlook::default()));
         let visible = Arc::new(AtomicBool::new(true));
         let generating = Arc::new(AtomicUsize::new(0));
         let (wake, woken) = channel();
         let (first, started) = channel();
         let (latest_tx, latest) = watch::channel(Arc::new(Vitals::default()));
         let thread = {
-            let (history, visible, generating) = (history.clone(), visible.clone(), generating.clone());
+            let (history, outlook) = (history.clone(), outlook.clone());
+            let (visible, generating) = (visible.clone(), generating.clone());
             std::thread::Builder::new()
                 .name("vitals".to_owned())
                 .spawn(move || {
-                    sample_until_stopped(&woken, &latest_tx, &history, &visible, &generating, &*own_state, &first);
+                    sample_until_stopped(
+                        &woken,
+                        &latest_tx,
+                        &history,
+                        &outlook,
+                        &visible,
+                        &generating,
+                        &*own_state,
+                        &first,
+                    );
                 })
                 .ok()
         };
         // An error means that the thread couldn't start: readings stay unknown, which every reader allows for.
         let _ = started.recv_timeout(Duration::from_secs(2));
-        Self { latest, history, visible, generating, wake: Mutex::new(Some(wake)), thread: Mutex::new(thread) }
+        Self { latest, outlook, history, visible, generating, wake: Mutex::new(Some(wake)), thread: Mutex::new(thread) }
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Vitals>> {
@@ -75,6 +88,11 @@ impl VitalsWatch {
 
     pub(crate) fn latest(&self) -> Arc<Vitals> {
         self.latest.borrow().clone()
+    }
+
+    /// The last minute as decisions are made from it.
+    pub(crate) fn outlook(&self) -> Outlook {
+        self.outlook.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The last hour, oldest first.
@@ -123,10 +141,18 @@ impl Drop for Generating {
     }
 }
 
+/// The reading as decisions are made from it: a GPU that models don't run on sets no limit.
+fn judged(snapshot: &Snapshot) -> Snapshot {
+    let gpu = snapshot.gpu.clone().filter(|_| engine::computes_on_gpu());
+    Snapshot { gpu, ..snapshot.clone() }
+}
+
+#[expect(clippy::too_many_arguments, reason = "what one thread shares with its owner")]
 fn sample_until_stopped(
     woken: &Receiver<()>,
     latest: &watch::Sender<Arc<Vitals>>,
     history: &Mutex<VecDeque<Arc<Vitals>>>,
+    outlook: &Mutex<Outlook>,
     visible: &AtomicBool,
     generating: &AtomicUsize,
     own_state: &OwnState,
@@ -137,6 +163,7 @@ fn sample_until_stopped(
     loop {
         let mut vitals = Vitals { snapshot: sampler.sample(), unavailable: sampler.unavailable(), ..Vitals::default() };
         own_state(&mut vitals);
+        outlook.lock().unwrap_or_else(PoisonError::into_inner).add(&judged(&vitals.snapshot));
         let vitals = Arc::new(vitals);
         // The history has one reading a second, however often the machine is looked at.
         if kept_at.is_none_or(|at| at.elapsed() >= Duration::from_millis(900)) {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use app::chat::{ChatEvent, ChatRequest, Message, Progress, Role, SamplingParams};
-use app::{App, AppError, ConversationId, ReplyEvent, SendMessage};
+use app::{App, AppError, AskedBy, CompletionEvent, ConversationId, ReplyEvent, Segment, SendMessage};
 use futures::StreamExt;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -34,22 +34,29 @@ async fn answer_once(
 ) -> anyhow::Result<()> {
     let mut messages: Vec<Message> = system.map(|text| Message::new(Role::System, text)).into_iter().collect();
     messages.push(Message::new(Role::User, prompt));
-    let completion = app.complete(ChatRequest { messages, sampling, ..ChatRequest::default() }, None).await?;
+    let request = ChatRequest { messages, sampling, ..ChatRequest::default() };
+    let completion = app.complete(request, None, AskedBy::Terminal).await?;
     let (decision, model) = (completion.decision.clone(), completion.model.clone());
     let mut events = completion.into_events();
-    let (mut text, mut out) = (String::new(), std::io::stdout());
+    let (mut text, mut out, mut moves) = (String::new(), std::io::stdout(), Vec::new());
     let mut progress = ProgressLine::default();
     while let Some(event) = events.next().await {
-        match event? {
+        let event = match event? {
+            CompletionEvent::Chat(event) => event,
+            CompletionEvent::Moved(decision) => {
+                moves.push(json!({ "at_char": text.chars().count(), "decision": decision }));
+                continue;
+            }
+        };
+        match event {
             ChatEvent::Progress(step) => progress.show(step),
             // It was offered no tool.
             ChatEvent::Thinking(_) | ChatEvent::ToolCall { .. } | ChatEvent::Logprobs(_) | ChatEvent::Tokens { .. } => {
             }
             ChatEvent::Text(piece) => {
                 progress.clear();
-                if as_json {
-                    text.push_str(&piece);
-                } else {
+                text.push_str(&piece);
+                if !as_json {
                     write!(out, "{piece}").and_then(|()| out.flush()).context("cannot write the answer")?;
                 }
             }
@@ -58,6 +65,7 @@ async fn answer_once(
                     "text": text,
                     "model": model,
                     "decision": decision,
+                    "moves": moves,
                     "finish_reason": format!("{:?}", finish.reason).to_lowercase(),
                     "prompt_tokens": finish.usage.map(|usage| usage.prompt_tokens),
                     "completion_tokens": finish.usage.map(|usage| usage.completion_tokens),
@@ -118,7 +126,12 @@ async fn talk(app: &App, system: Option<String>, temperature: Option<f32>) -> an
 
 async fn reply(app: &App, conversation: Option<ConversationId>, text: &str) -> Result<ConversationId, AppError> {
     let style = style::stdout();
-    let message = SendMessage { conversation, text: Some(text.to_owned()), ..SendMessage::default() };
+    let message = SendMessage {
+        conversation,
+        text: Some(text.to_owned()),
+        asked_by: AskedBy::Terminal,
+        ..SendMessage::default()
+    };
     let mut events = app.send_message(message).await?;
     let mut id = conversation;
     let mut progress = ProgressLine::default();
@@ -139,12 +152,15 @@ async fn reply(app: &App, conversation: Option<ConversationId>, text: &str) -> R
                 // A closed terminal ends the program by its signal; there is nobody to tell.
                 let _ = out.flush();
             }
-            Some(ReplyEvent::Routed(_) | ReplyEvent::Thinking(_)) => {}
+            // Where it went is in the line under the answer.
+            Some(
+                ReplyEvent::Routed(_) | ReplyEvent::Moved { .. } | ReplyEvent::Note { .. } | ReplyEvent::Thinking(_),
+            ) => {}
             Some(ReplyEvent::Finished(message)) => {
                 let line = message.segments.last().map(|part| {
                     let speed =
                         part.decode_tokens_per_sec.map(|speed| format!(" · {speed:.0} tok/s")).unwrap_or_default();
-                    format!("{}{speed} · {}", part.place, part.sentence)
+                    format!("{}{speed} · {}", places(&message.segments), part.sentence)
                 });
                 println!("\n{}", style.muted(&line.unwrap_or_default()));
             }
@@ -159,6 +175,17 @@ async fn reply(app: &App, conversation: Option<ConversationId>, text: &str) -> R
         code: app::ErrorCode::Internal,
         sentence: "The message was not accepted.".to_owned(),
         hint: None,
+    })
+}
+
+/// "On studio", or "Here, then on studio" for an answer that moved.
+fn places(segments: &[Segment]) -> String {
+    let mut places = segments.iter().map(|segment| segment.place.as_str());
+    let first = places.next().unwrap_or_default().to_owned();
+    places.fold(first, |line, place| {
+        // Only the word before a node's name loses its capital.
+        let next = place.strip_prefix("On ").map_or_else(|| place.to_lowercase(), |node| format!("on {node}"));
+        format!("{line}, then {next}")
     })
 }
 

@@ -7,6 +7,8 @@ mod args;
 mod bench;
 mod chat;
 mod fit;
+mod log;
+mod route;
 mod serve;
 mod style;
 mod vitals;
@@ -43,6 +45,8 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => runtime.block_on(serve::run(args)),
         Command::Vitals(args) => vitals::run(&args),
         Command::Fit(args) => runtime.block_on(fit::run(args)),
+        Command::Route(args) => route::run(&args),
+        Command::Log(args) => runtime.block_on(log::run(args)),
         Command::Bench(args) => runtime.block_on(bench::run(args)),
         Command::HoldMemory(args) => Ok(app::hold_memory(Bytes(args.most))),
     };

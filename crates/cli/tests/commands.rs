@@ -132,6 +132,26 @@ fn vitals_are_shown_as_a_table_as_json_and_word_for_word() {
 }
 
 #[test]
+fn a_route_is_explained_with_its_reason_its_numbers_and_what_would_change_it() {
+    let explain = |words: &[&str]| tidegate(&["route", "--explain"]).args(words).output().unwrap();
+    let output = explain(&["free=4GiB", "node=studio/up/speed:40"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let printed = text(&output.stdout);
+    for part in
+        ["On studio · here would swap", "2.4 GB can be used", "Would stay here if 6.4 GB were free", "Free memory"]
+    {
+        assert!(printed.contains(part), "{part}: {printed}");
+    }
+    let output = explain(&["free=lots"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("`free=lots` isn't understood: expected an amount such as 4GiB"));
+    assert!(text(&tidegate(&["route", "--words"]).output().unwrap().stdout).contains("swap_in="));
+    let json = tidegate(&["route", "--json", "--explain", "node=up"]).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&json["place"], &json["reason"]), (&"Here".into(), &"fits".into()));
+}
+
+#[test]
 fn serve_says_where_it_listens_and_ends_on_a_signal() {
     let data = tempfile::tempdir().unwrap();
     let mut child = tidegate(&["serve", "--listen", "127.0.0.1:0", "--data"])
@@ -144,4 +164,68 @@ fn serve_says_where_it_listens_and_ends_on_a_signal() {
     assert!(line.starts_with("listening on http://127.0.0.1:"), "{line}");
     let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(killed.success() && child.wait().unwrap().success());
+}
+
+#[test]
+fn log_shows_where_answers_went_and_why_until_it_is_cleared() {
+    use app::{AlternativeRecord, AskedBy, DecisionKind, DecisionNote, DecisionRecord, ReadingRecord};
+
+    let data = tempfile::tempdir().unwrap();
+    let log = |more: &[&str]| {
+        let output = tidegate(&["log", "--data"]).arg(data.path()).args(more).output().unwrap();
+        assert!(output.status.success(), "{more:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let json = |more: &[&str]| serde_json::from_str::<serde_json::Value>(&log(more)).unwrap();
+    assert_eq!(json(&["--json"]), serde_json::json!([]));
+
+    let record = DecisionRecord {
+        target: "node".into(),
+        place: "On studio".into(),
+        reason: "swap".into(),
+        sentence: "here swaps in 40.0 MB/s".into(),
+        counterfactual: Some("Would stay here below 4.0 MB/s".into()),
+        readings: vec![ReadingRecord {
+            name: "Swap in".into(),
+            value: "40.0 MB/s".into(),
+            limit: Some("4.0 MB/s".into()),
+            exceeded: Some(true),
+        }],
+        alternatives: vec![AlternativeRecord { place: "Here".into(), outcome: "6.0 tok/s".into() }],
+    };
+    let note = |kind| DecisionNote {
+        kind,
+        asked_by: AskedBy::Gateway,
+        conversation: None,
+        message: None,
+        model: "qwen3-8b".into(),
+        place_id: "studio".into(),
+        record: record.clone(),
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let config = app::AppConfig { data_dir: data.path().to_owned(), ..app::AppConfig::default() };
+        let app = app::App::start(config).await.unwrap();
+        app.note_decision(note(DecisionKind::Start)).await;
+        app.note_decision(note(DecisionKind::Move)).await;
+        app.shutdown().await;
+    });
+
+    let lines = log(&[]);
+    let [newest, oldest] = lines.lines().collect::<Vec<_>>()[..] else { panic!("{lines}") };
+    assert!(newest.contains("Moved") && oldest.contains("Began"), "{lines}");
+    assert!(newest.ends_with("On studio · here swaps in 40.0 MB/s  qwen3-8b, by a program"), "{newest}");
+    let entries = json(&["--json", "--limit", "1"]);
+    assert_eq!(entries.as_array().map(Vec::len), Some(1));
+    assert_eq!(entries[0]["kind"], "move");
+    let id = entries[0]["id"].to_string();
+    assert_eq!(json(&["--json", "--why", &id])["decision"]["readings"][0]["limit"], "4.0 MB/s");
+    let card = log(&["--why", &id]);
+    for part in ["Moved: On studio", "Swap in", "over the limit", "Instead", "6.0 tok/s", "Would stay here below"] {
+        assert!(card.contains(part), "{part}: {card}");
+    }
+
+    log(&["--clear"]);
+    assert_eq!(json(&["--json"]), serde_json::json!([]));
+    let gone = tidegate(&["log", "--why", &id, "--data"]).arg(data.path()).output().unwrap();
+    assert_eq!(gone.status.code(), Some(1));
 }

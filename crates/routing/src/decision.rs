@@ -56,14 +56,22 @@ pub enum Reason {
     OnlyHere,
     /// The conversation is marked to stay.
     StaysLocal,
+    /// The model is marked to stay.
+    ModelStays,
+    /// The node is trusted less than this chat wants.
+    Trust,
     /// It fits, and no reading is over its limit.
     Fits,
     /// It fits with a smaller context than the settings ask for.
     SmallerContext,
+    /// The answer or the conversation is there already, and moving it would take longer.
+    Cached,
     /// A node is needed and none is set up.
     NoNode,
     /// It doesn't fit, or it isn't known whether it does.
     Memory,
+    /// It fits, but memory runs short before the answer is done if the last minute goes on.
+    MemorySoon,
     /// This machine swaps more than the policy allows.
     Swap,
     /// The system reports memory pressure.
@@ -76,6 +84,10 @@ pub enum Reason {
     TooLong,
     /// There is no model file here.
     NoModel,
+    /// It broke off in this answer.
+    Failed,
+    /// The answer is half written, and the node takes new messages only.
+    CannotContinue,
     /// A node is needed and none answers, or the chosen one doesn't.
     NodeUnreachable,
 }
@@ -87,16 +99,22 @@ impl Reason {
             Self::Chosen => "chosen",
             Self::OnlyHere => "only_here",
             Self::StaysLocal => "stays_local",
+            Self::ModelStays => "model_stays",
+            Self::Trust => "trust",
             Self::Fits => "fits",
             Self::SmallerContext => "smaller_context",
+            Self::Cached => "cached",
             Self::NoNode => "no_node",
             Self::Memory => "memory",
+            Self::MemorySoon => "memory_soon",
             Self::Swap => "swap",
             Self::Pressure => "pressure",
             Self::Thermal => "thermal",
             Self::TooSlow => "too_slow",
             Self::TooLong => "too_long",
             Self::NoModel => "no_model",
+            Self::Failed => "failed",
+            Self::CannotContinue => "cannot_continue",
             Self::NodeUnreachable => "node_unreachable",
         }
     }

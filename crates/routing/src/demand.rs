@@ -1,5 +1,8 @@
 use chat::Bytes;
 
+use crate::speed::Calibration;
+use crate::{Concern, Trust};
+
 /// What one answer needs, and where the user wants it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Demand {
@@ -9,19 +12,50 @@ pub struct Demand {
     pub prompt_tokens: Option<usize>,
     /// The context that the settings ask for, in tokens.
     pub wanted_context: usize,
+    /// Tokens that the answer is expected to have, where the request or the conversation so far says so.
+    pub answer_tokens: Option<usize>,
     /// The conversation is marked "stays on this Mac".
     pub stays_local: bool,
+    /// The model is marked so: what is asked of it and what it answers is for this machine only.
+    pub model_stays_local: bool,
+    /// Nodes that are trusted less are never asked.
+    pub least_trust: Trust,
     /// Where the user wants this answer; `None` leaves it to the policy.
     pub place: Option<PlaceChoice>,
+    /// The answer is being written already, and this asks where it goes on; `None` for a new one.
+    pub running: Option<Running>,
 }
 
-/// A place that the user chose for one answer.
+/// A place where answers are made.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum PlaceChoice {
+pub enum Place {
     /// On this machine.
     Here,
     /// On the node of this id.
     Node(String),
+}
+
+/// The place that the user chose for one answer.
+pub type PlaceChoice = Place;
+
+/// An answer that is being written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Running {
+    /// Where it is written now, or was until that failed.
+    pub place: Place,
+    /// Tokens written so far.
+    pub tokens: usize,
+    /// Places that failed during this answer; they aren't tried again.
+    pub failed: Vec<Place>,
+    /// Why the guard wants it to leave this machine, where it does.
+    pub concern: Option<Concern>,
+}
+
+impl Running {
+    /// An answer at `place` that nothing is wrong with.
+    pub fn at(place: Place, tokens: usize) -> Self {
+        Self { place, tokens, failed: Vec::new(), concern: None }
+    }
 }
 
 /// What running a model here takes: its header's numbers, and what this process holds already.
@@ -39,8 +73,18 @@ pub struct LocalModel {
     pub already_loaded: Option<Bytes>,
     /// What unloading our other, idle models gives back.
     pub other_loaded: Bytes,
+    /// How many of the prompt's tokens a slot here holds already.
+    pub prefix_tokens: Option<usize>,
     /// How fast this model was measured to decode here; `None` where it never ran.
     pub decode_tokens_per_sec: Option<f64>,
+    /// How fast this model was measured to prefill here; `None` where it never ran.
+    pub prefill_tokens_per_sec: Option<f64>,
+    /// Weights that one token of decode reads: of experts only those that are used.
+    pub bytes_per_token: Option<Bytes>,
+    /// Floating-point operations of one token of prefill: twice the parameters that it uses.
+    pub flops_per_token: Option<f64>,
+    /// What this machine was measured to do, for forecasts of a model that never ran here.
+    pub calibration: Option<Calibration>,
 }
 
 /// Tokens by which the engine's KV cache grows.
@@ -56,19 +100,14 @@ impl LocalModel {
     }
 }
 
-/// A node as last heard from.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct NodeOption {
-    /// Its id in the settings.
-    pub id: String,
-    /// The name that people gave it.
-    pub name: String,
-    /// Whether it answered last; `None` where it was never asked.
-    pub reachable: Option<bool>,
-    /// Whether it lists the wanted model.
-    pub has_model: bool,
-    /// Requests that it would serve before this one; `None` where it doesn't tell.
-    pub queue: Option<usize>,
-    /// How fast it was measured to decode this model; `None` where it never did.
-    pub decode_tokens_per_sec: Option<f64>,
+impl Demand {
+    /// Tokens that have to be read where the answer is written next: the prompt, and what is written of the answer.
+    pub(crate) fn tokens_to_read(&self) -> Option<usize> {
+        let written = self.running.as_ref().map_or(0, |running| running.tokens);
+        self.prompt_tokens.map(|prompt| prompt.saturating_add(written))
+    }
+
+    pub(crate) fn has_failed(&self, place: &Place) -> bool {
+        self.running.as_ref().is_some_and(|running| running.failed.contains(place))
+    }
 }

@@ -13,7 +13,7 @@ use vitals::Snapshot;
 
 use crate::demand::CACHE_STEP;
 use crate::readings::{is_short_of_memory, readings};
-use crate::{Fit, LocalModel, Policy, Verdict, words};
+use crate::{Fit, LocalModel, Outlook, Policy, Verdict, words};
 
 /// Kept free of the GPU's working set.
 const GPU_RESERVE: Bytes = Bytes::gib(1);
@@ -31,7 +31,7 @@ pub fn fit(model: &LocalModel, policy: &Policy, snapshot: &Snapshot, context_len
         None => Verdict::Unknown,
         Some(budget) => {
             let has_room = needed.saturating_add(Bytes(needed.0 / 8)) <= budget;
-            let is_short = is_short_of_memory(&readings(policy, snapshot));
+            let is_short = is_short_of_memory(&readings(policy, &Outlook::of(snapshot)));
             if has_room && !is_short { Verdict::RunsWell } else { Verdict::Tight }
         }
     };
@@ -100,7 +100,7 @@ pub(crate) fn longest_context(model: &LocalModel) -> usize {
     if model.trained_context == 0 { usize::MAX } else { model.trained_context }
 }
 
-fn max_context(model: &LocalModel, budget: Bytes) -> usize {
+pub(crate) fn max_context(model: &LocalModel, budget: Bytes) -> usize {
     let fixed = model.needed(0);
     if fixed > budget {
         return 0;

@@ -4,9 +4,11 @@ use chat::Bytes;
 use vitals::Snapshot;
 
 use crate::fit::{Limits, fit, longest_context};
-use crate::rank::known_speed;
+use crate::rank::{Pace, Work, known_speed};
 use crate::readings::{Reading, readings, unknown};
-use crate::{Demand, LocalModel, Policy, ReadingCheck, Reason, Verdict, words};
+use crate::{
+    Concern, Demand, LocalModel, Outlook, Place, Policy, ReadingCheck, Reason, Speed, SpeedForecast, Verdict, words,
+};
 
 /// Room for an answer after the prompt, in tokens: a context that leaves less is no use.
 const ANSWER_ROOM: usize = 1024;
@@ -21,8 +23,12 @@ pub(crate) struct Here {
     pub(crate) strains: Vec<Strain>,
     /// Readings of strain that are unknown, by name.
     pub(crate) unknown: Vec<&'static str>,
-    /// How fast the model is known to decode here.
-    pub(crate) speed: Option<f64>,
+    /// How fast the model decodes here, measured or forecast.
+    pub(crate) speed: Option<Speed>,
+    /// Seconds until the answer would be done here; assumed where the speed is unknown.
+    pub(crate) finish: f64,
+    /// Tokens of this request that needn't be read again here.
+    pub(crate) cached: usize,
 }
 
 pub(crate) enum Outcome {
@@ -51,8 +57,9 @@ pub(crate) struct Strain {
 }
 
 impl Here {
-    pub(crate) fn look(policy: &Policy, demand: &Demand, snapshot: &Snapshot) -> Self {
-        let strain_readings = readings(policy, snapshot);
+    pub(crate) fn look(policy: &Policy, demand: &Demand, outlook: &Outlook) -> Self {
+        let snapshot = outlook.snapshot();
+        let strain_readings = readings(policy, outlook);
         let unknown = strain_readings.iter().filter(|r| r.check.exceeded.is_none()).map(|r| r.check.name).collect();
         let strains = strain_readings
             .iter()
@@ -64,16 +71,71 @@ impl Here {
             })
             .collect();
         let outcome = outcome(policy, demand, snapshot);
+        let (speeds, cached, finish) = pace(demand);
         let mut here = Self {
             readings: memory_checks(policy, demand, snapshot, &outcome),
             outcome,
             strains,
             unknown,
-            speed: demand.model.as_ref().and_then(|model| known_speed(model.decode_tokens_per_sec)),
+            speed: speeds.decode,
+            finish,
+            cached,
         };
         here.readings.extend(strain_readings.into_iter().map(|reading| reading.check));
+        here.check_trend(policy, demand, outlook);
         here.check_speed(policy, demand);
+        if let Some(concern) = demand.running.as_ref().and_then(|running| running.concern.as_ref()) {
+            here.add_concern(concern);
+        }
         here
+    }
+
+    /// What the guard saw counts for more than what can be seen from the readings alone.
+    fn add_concern(&mut self, concern: &Concern) {
+        self.strains.retain(|strain| strain.reason != concern.reason);
+        let strain =
+            Strain { reason: concern.reason, strain: concern.sentence.clone(), remedy: "once that is over".to_owned() };
+        self.strains.insert(0, strain);
+        for reading in &concern.readings {
+            if self.readings.iter().all(|known| known.name != reading.name) {
+                self.readings.push(reading.clone());
+            }
+        }
+    }
+
+    /// Memory that fits now and won't in a moment.
+    fn check_trend(&mut self, policy: &Policy, demand: &Demand, outlook: &Outlook) {
+        let Some(model) = &demand.model else { return };
+        let trend = outlook.memory_per_sec();
+        let falling = trend.filter(|rate| *rate < 0.0).map(|rate| -rate);
+        let until = match self.outcome {
+            // Until not even the least context fits: the rest of it could still be given up.
+            Outcome::Runs { .. } => falling.and_then(|falling| {
+                let free = Limits::of(model, policy, outlook.snapshot()).now?;
+                let needed = model.needed(least_context(demand, longest_context(model)));
+                Some(free.saturating_sub(needed).0 as f64 / falling)
+            }),
+            Outcome::Cannot { .. } => None,
+        };
+        // An answer that is done before doesn't mind, and beyond the time a trend is believed for nothing is known.
+        let within = policy.forecast_within.as_secs_f64().min(self.speed.map_or(f64::INFINITY, |_| self.finish));
+        let exceeded = until.map(|until| until < within);
+        self.readings.push(ReadingCheck {
+            name: "Memory trend",
+            value: trend.map_or_else(
+                || "no trend".to_owned(),
+                |rate| format!("{} {}/s", if rate < 0.0 { "falling" } else { "rising" }, Bytes(rate.abs() as u64)),
+            ),
+            limit: until.map(|until| format!("short in {}, {} needed", words::about(until), words::about(within))),
+            exceeded,
+        });
+        if let (Some(true), Some(until), Some(falling)) = (exceeded, until, falling) {
+            self.strains.push(Strain {
+                reason: Reason::MemorySoon,
+                strain: format!("would run short of memory in {}", words::about(until)),
+                remedy: format!("if free memory stopped falling by {}/s", Bytes(falling as u64)),
+            });
+        }
     }
 
     fn check_speed(&mut self, policy: &Policy, demand: &Demand) {
@@ -81,17 +143,26 @@ impl Here {
             return;
         }
         let least = policy.min_decode_tokens_per_sec;
-        let exceeded = self.speed.filter(|_| least.is_finite()).map(|speed| speed < least);
+        let exceeded = self.speed.filter(|_| least.is_finite()).map(|speed| speed.tokens_per_sec < least);
+        let value = self.speed.map_or_else(unknown, |speed| {
+            let forecast = if speed.is_forecast { " (forecast)" } else { "" };
+            format!("{}{forecast}", words::speed(speed.tokens_per_sec))
+        });
         self.readings.push(ReadingCheck {
             name: "Speed",
-            value: self.speed.map_or_else(unknown, words::speed),
+            value,
             limit: least.is_finite().then(|| format!("at least {}", words::speed(least))),
             exceeded,
         });
         if let (Some(true), Some(speed)) = (exceeded, self.speed) {
+            let tokens_per_sec = words::speed(speed.tokens_per_sec);
             self.strains.push(Strain {
                 reason: Reason::TooSlow,
-                strain: format!("writes {} only", words::speed(speed)),
+                strain: if speed.is_forecast {
+                    format!("would write about {tokens_per_sec}")
+                } else {
+                    format!("writes {tokens_per_sec} only")
+                },
                 remedy: format!("with {} or more", words::speed(least)),
             });
         }
@@ -116,12 +187,37 @@ impl Here {
     }
 }
 
+/// How fast it would go here, how much of it is read already, and in how many seconds it would be done.
+fn pace(demand: &Demand) -> (SpeedForecast, usize, f64) {
+    let Some(model) = &demand.model else { return (SpeedForecast::default(), 0, f64::INFINITY) };
+    let work = Work::of(demand);
+    let mut speeds = SpeedForecast::of(model, work.to_read);
+    let concern = demand.running.as_ref().and_then(|running| running.concern.as_ref());
+    // What it usually reaches is no longer so.
+    if let Some(tokens_per_sec) = known_speed(concern.and_then(|concern| concern.tokens_per_sec)) {
+        speeds.decode = Some(Speed { tokens_per_sec, is_forecast: false });
+    }
+    let is_running_here = demand.running.as_ref().is_some_and(|running| running.place == Place::Here);
+    let cached = if is_running_here { work.to_read } else { model.prefix_tokens.unwrap_or(0).min(work.to_read) };
+    let pace = Pace {
+        queue: 0.0,
+        is_cold: model.already_loaded.is_none(),
+        cached,
+        prefill: speeds.prefill.map(|speed| speed.tokens_per_sec),
+        decode: speeds.decode.map(|speed| speed.tokens_per_sec),
+    };
+    (speeds, cached, work.seconds(pace))
+}
+
 fn outcome(policy: &Policy, demand: &Demand, snapshot: &Snapshot) -> Outcome {
+    if demand.has_failed(&Place::Here) {
+        return Outcome::Cannot { reason: Reason::Failed, why: "failed in this answer".to_owned(), remedy: None };
+    }
     let Some(model) = &demand.model else {
         return Outcome::Cannot { reason: Reason::NoModel, why: "has no model file".to_owned(), remedy: None };
     };
     let longest = longest_context(model);
-    if let Some(prompt) = demand.prompt_tokens.filter(|&prompt| prompt >= longest) {
+    if let Some(prompt) = demand.tokens_to_read().filter(|&prompt| prompt >= longest) {
         let why = format!(
             "the model reads at most {} and this chat has {}",
             words::tokens(longest - 1),
@@ -149,7 +245,7 @@ fn outcome(policy: &Policy, demand: &Demand, snapshot: &Snapshot) -> Outcome {
 /// The context without which there is no use in starting: prompt and answer, or all that is wanted where the prompt
 /// wasn't counted.
 fn least_context(demand: &Demand, longest: usize) -> usize {
-    match demand.prompt_tokens {
+    match demand.tokens_to_read() {
         Some(prompt) => {
             prompt.saturating_add(ANSWER_ROOM).checked_next_multiple_of(256).unwrap_or(usize::MAX).min(longest)
         }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use chat::Bytes;
 use vitals::ThermalState;
 
@@ -28,6 +30,17 @@ pub struct Policy {
     pub max_thermal: ThermalState,
     /// A model that is known to decode slower than this here is handed off where a node isn't known to be slower still.
     pub min_decode_tokens_per_sec: f64,
+    /// A running answer whose decode is slower by more than this part (0–1) of its own speed at the start hands off.
+    pub max_slowdown_ratio: f64,
+    /// Swapping in faster than this while an answer runs is thrashing: it hands off at once, without trying to make
+    /// room first.
+    pub thrash_swap_in_per_sec: Bytes,
+    /// Memory that would run short within this time, if the last minute goes on, hands off.
+    pub forecast_within: Duration,
+    /// How long a reading must be well below its limit before an answer may come back.
+    pub dwell: Duration,
+    /// The same for heat.
+    pub heat_dwell: Duration,
 }
 
 impl Default for Policy {
@@ -40,6 +53,17 @@ impl Default for Policy {
             max_thermal: ThermalState::Serious,
             // People read about five words a second; an answer slower than reading is waited for.
             min_decode_tokens_per_sec: 5.0,
+            // Measured speeds of one answer waver by some percent; this much is felt.
+            max_slowdown_ratio: 0.15,
+            // A token of a small model reads a gigabyte: where tens of megabytes a second of all that the machine needs
+            // come from swap, whole seconds of every answer are spent waiting for it.
+            thrash_swap_in_per_sec: Bytes::mib(32),
+            // A trend is believed for as long as it was watched.
+            forecast_within: Duration::from_secs(60),
+            // A browser tab that is opened takes a few seconds; longer than that it is quiet.
+            dwell: Duration::from_secs(10),
+            // A laptop's heat sink takes half a minute to give its heat away; before, the next answer heats it at once.
+            heat_dwell: Duration::from_secs(30),
         }
     }
 }

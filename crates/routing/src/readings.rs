@@ -1,17 +1,23 @@
 //! Every reading that says how strained this machine is, against the policy's limit.
 
-use vitals::{MemoryPressure, Snapshot, ThermalPressure, ThermalState};
+use std::time::Duration;
 
-use crate::{Policy, ReadingCheck, Reason};
+use vitals::{MemoryPressure, ThermalState};
+
+use crate::hysteresis::State;
+use crate::outlook::Signal;
+use crate::{Outlook, Policy, ReadingCheck, Reason, words};
 
 /// A reading with what it would mean to be over its limit.
 pub(crate) struct Reading {
     pub(crate) check: ReadingCheck,
     pub(crate) reason: Reason,
-    /// "swaps in 40.0 MB/s", for after "here".
+    /// "swaps in 40.0 MB/s", for after "here"; or what it did until a moment ago.
     pub(crate) strain: String,
     /// "with swap in up to 4.0 MB/s", for after "would stay here".
     pub(crate) remedy: String,
+    /// It counts, but only because it hasn't been below its limit for long enough.
+    pub(crate) is_lingering: bool,
 }
 
 impl Reading {
@@ -21,8 +27,8 @@ impl Reading {
 }
 
 /// The readings, the one that hurts first in front.
-pub(crate) fn readings(policy: &Policy, snapshot: &Snapshot) -> [Reading; 4] {
-    [swap_in(policy, snapshot), swap_used(policy, snapshot), pressure(snapshot), heat(policy, snapshot)]
+pub(crate) fn readings(policy: &Policy, outlook: &Outlook) -> [Reading; 4] {
+    [swap_in(policy, outlook), swap_used(policy, outlook), pressure(policy, outlook), heat(policy, outlook)]
 }
 
 /// Whether one of the readings says that memory runs short, apart from how much is free.
@@ -34,79 +40,126 @@ pub(crate) fn unknown() -> String {
     "unknown".to_owned()
 }
 
-fn swap_in(policy: &Policy, snapshot: &Snapshot) -> Reading {
-    let rate = snapshot.swap.and_then(|swap| swap.in_per_sec);
-    let limit = policy.max_swap_in_per_sec;
-    let value = rate.map_or_else(unknown, |rate| format!("{rate}/s"));
-    Reading {
-        strain: format!("swaps in {value}"),
-        remedy: format!("with swap in up to {limit}/s"),
-        reason: Reason::Swap,
-        check: ReadingCheck {
-            name: "Swap in",
-            value,
-            limit: Some(format!("{limit}/s")),
-            exceeded: rate.map(|rate| rate > limit),
-        },
+/// What is said of one signal.
+struct Words {
+    name: &'static str,
+    reason: Reason,
+    /// The newest value; `None` where it is unknown.
+    value: Option<String>,
+    limit: Option<String>,
+    /// "swaps in 40.0 MB/s".
+    is: String,
+    /// "swapped in more than 4.0 MB/s", for before "6 s ago".
+    was: String,
+    remedy: String,
+}
+
+impl Words {
+    fn reading(self, state: State, dwell: Duration) -> Reading {
+        let is_known = self.value.is_some();
+        let ago = match state {
+            State::Strained { over_ago } if over_ago >= Duration::from_secs(1) || !is_known => {
+                Some(words::ago(over_ago))
+            }
+            _ => None,
+        };
+        let value = self.value.unwrap_or_else(unknown);
+        let exceeded = match state {
+            State::Strained { .. } => Some(true),
+            State::Calm if is_known && self.limit.is_some() => Some(false),
+            State::Calm | State::Unknown => None,
+        };
+        let Some(ago) = ago else {
+            let check = ReadingCheck { name: self.name, value, limit: self.limit, exceeded };
+            return Reading { check, reason: self.reason, strain: self.is, remedy: self.remedy, is_lingering: false };
+        };
+        // It is below the limit again, but not yet for long enough.
+        let check = ReadingCheck {
+            name: self.name,
+            value: format!("{value}, over the limit {ago}"),
+            limit: self.limit,
+            exceeded,
+        };
+        let remedy = format!("{} for {}", self.remedy, words::about(dwell.as_secs_f64()).trim_start_matches("about "));
+        Reading { check, reason: self.reason, strain: format!("{} {ago}", self.was), remedy, is_lingering: true }
     }
 }
 
-fn swap_used(policy: &Policy, snapshot: &Snapshot) -> Reading {
+fn swap_in(policy: &Policy, outlook: &Outlook) -> Reading {
+    let limit = policy.max_swap_in_per_sec;
+    let state = outlook.state(Signal::SwapIn, policy);
+    let rate = outlook.value(Signal::SwapIn, state).map(|rate| format!("{}/s", chat::Bytes(rate as u64)));
+    let words = Words {
+        name: "Swap in",
+        reason: Reason::Swap,
+        is: format!("swaps in {}", rate.clone().unwrap_or_else(unknown)),
+        was: format!("swapped in more than {limit}/s"),
+        value: rate,
+        limit: Some(format!("{limit}/s")),
+        remedy: format!("with swap in up to {limit}/s"),
+    };
+    words.reading(state, policy.dwell)
+}
+
+fn swap_used(policy: &Policy, outlook: &Outlook) -> Reading {
+    let snapshot = outlook.snapshot();
     let used = snapshot.swap.map(|swap| swap.used);
     let ram = snapshot.memory.map(|memory| memory.total).filter(|total| total.0 > 0);
-    let ratio = Some(policy.max_swap_used_ratio).filter(|ratio| ratio.is_finite());
+    let ratio = Some(policy.max_swap_used_ratio).filter(|ratio| (ratio * 100.0).is_finite());
     let limit = ratio.map(|ratio| match ram {
         Some(ram) => format!("{} ({:.0} % of memory)", ram.scaled(ratio), ratio * 100.0),
         None => format!("{:.0} % of memory", ratio * 100.0),
     });
-    let exceeded = used.zip(ram).zip(ratio).map(|((used, ram), ratio)| used.0 as f64 / ram.0 as f64 > ratio);
-    let value = used.map_or_else(unknown, |used| used.to_string());
-    Reading {
-        strain: format!("has {value} in swap"),
-        remedy: format!("with up to {} in swap", limit.as_deref().unwrap_or("an unknown amount")),
+    let most = limit.clone().unwrap_or_else(|| "an unknown amount".to_owned());
+    let value = used.map(|used| used.to_string());
+    let words = Words {
+        name: "Swap used",
         reason: Reason::Swap,
-        check: ReadingCheck { name: "Swap used", value, limit, exceeded },
-    }
+        is: format!("has {} in swap", value.clone().unwrap_or_else(unknown)),
+        was: format!("had more than {most} in swap"),
+        value,
+        limit,
+        remedy: format!("with up to {most} in swap"),
+    };
+    words.reading(outlook.state(Signal::SwapUsed, policy), policy.dwell)
 }
 
-fn pressure(snapshot: &Snapshot) -> Reading {
-    let value = snapshot.pressure.map_or_else(unknown, |pressure| pressure.as_str().to_owned());
-    Reading {
-        strain: format!("has {value} memory pressure"),
-        remedy: "with normal memory pressure".to_owned(),
+fn pressure(policy: &Policy, outlook: &Outlook) -> Reading {
+    let state = outlook.state(Signal::Pressure, policy);
+    let level = outlook.value(Signal::Pressure, state).map(|level| match level {
+        ..0.5 => MemoryPressure::Normal.as_str(),
+        ..1.5 => MemoryPressure::Warning.as_str(),
+        _ => MemoryPressure::Critical.as_str(),
+    });
+    let words = Words {
+        name: "Pressure",
         reason: Reason::Pressure,
-        check: ReadingCheck {
-            name: "Pressure",
-            value,
-            limit: Some("below warning".to_owned()),
-            exceeded: snapshot.pressure.map(|pressure| pressure >= MemoryPressure::Warning),
-        },
-    }
+        is: format!("has {} memory pressure", level.unwrap_or("unknown")),
+        was: "had memory pressure".to_owned(),
+        value: level.map(str::to_owned),
+        limit: Some("below warning".to_owned()),
+        remedy: "with normal memory pressure".to_owned(),
+    };
+    words.reading(state, policy.dwell)
 }
 
-fn heat(policy: &Policy, snapshot: &Snapshot) -> Reading {
-    // The finer level shows throttling before the coarse one does, so the worse of the two counts.
-    let state = snapshot.thermal.max(snapshot.thermal_pressure.map(as_state));
+fn heat(policy: &Policy, outlook: &Outlook) -> Reading {
+    let state = outlook.state(Signal::Heat, policy);
+    let level = outlook.value(Signal::Heat, state).map(|level| match level {
+        ..0.5 => ThermalState::Nominal.as_str(),
+        ..1.5 => ThermalState::Fair.as_str(),
+        ..2.5 => ThermalState::Serious.as_str(),
+        _ => ThermalState::Critical.as_str(),
+    });
     let limit = policy.max_thermal.as_str();
-    let value = state.map_or_else(unknown, |state| state.as_str().to_owned());
-    Reading {
-        strain: format!("is too hot ({value})"),
-        remedy: format!("with heat below {limit}"),
+    let words = Words {
+        name: "Heat",
         reason: Reason::Thermal,
-        check: ReadingCheck {
-            name: "Heat",
-            value,
-            limit: Some(format!("below {limit}")),
-            exceeded: state.map(|state| state >= policy.max_thermal),
-        },
-    }
-}
-
-fn as_state(pressure: ThermalPressure) -> ThermalState {
-    match pressure {
-        ThermalPressure::Nominal => ThermalState::Nominal,
-        ThermalPressure::Moderate => ThermalState::Fair,
-        ThermalPressure::Heavy => ThermalState::Serious,
-        ThermalPressure::Trapping | ThermalPressure::Sleeping => ThermalState::Critical,
-    }
+        is: format!("is too hot ({})", level.unwrap_or("unknown")),
+        was: "was too hot".to_owned(),
+        value: level.map(str::to_owned),
+        limit: Some(format!("below {limit}")),
+        remedy: format!("with heat below {limit}"),
+    };
+    words.reading(state, policy.heat_dwell)
 }

@@ -1,5 +1,7 @@
 //! Numbers as the sentences show them. What must not promise too much is rounded to the careful side.
 
+use std::time::Duration;
+
 use chat::Bytes;
 
 /// An amount that has to be free, rounded up to the next tenth: that much free is enough.
@@ -39,6 +41,25 @@ pub(crate) fn speed(tokens_per_sec: f64) -> String {
     if tokens_per_sec < 9.95 { format!("{tokens_per_sec:.1} tok/s") } else { format!("{tokens_per_sec:.0} tok/s") }
 }
 
+/// A time that is forecast: "about 40 s", "about 3 min", "about 2 h"; "under a second", "over a day".
+pub(crate) fn about(seconds: f64) -> String {
+    match seconds {
+        ..1.0 => "under a second".to_owned(),
+        ..90.0 => format!("about {seconds:.0} s"),
+        ..5400.0 => format!("about {:.0} min", seconds / 60.0),
+        ..86_400.0 => format!("about {:.0} h", seconds / 3600.0),
+        _ => "over a day".to_owned(),
+    }
+}
+
+/// A time that has passed: "6 s ago", "a moment ago".
+pub(crate) fn ago(passed: Duration) -> String {
+    match passed.as_secs() {
+        0 => "a moment ago".to_owned(),
+        seconds => format!("{seconds} s ago"),
+    }
+}
+
 /// The text with its first letter as a capital.
 pub(crate) fn capitalized(text: &str) -> String {
     let mut characters = text.chars();
@@ -62,6 +83,10 @@ mod tests {
             "1 token 999 tokens 6,200 tokens 1,000,000 tokens"
         );
         assert_eq!([speed(2.54), speed(9.96), speed(41.4)], ["2.5 tok/s", "10 tok/s", "41 tok/s"]);
+        assert_eq!([about(0.2), about(41.7), about(200.0)], ["under a second", "about 42 s", "about 3 min"]);
+        assert_eq!([about(7200.0), about(f64::INFINITY)], ["about 2 h", "over a day"]);
+        assert_eq!(ago(Duration::from_millis(6900)), "6 s ago");
+        assert_eq!(ago(Duration::from_millis(900)), "a moment ago");
         assert_eq!([capitalized("needs"), capitalized("")], ["Needs", ""]);
     }
 }

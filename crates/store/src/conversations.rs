@@ -86,7 +86,7 @@ impl Store {
         if changed == 0 { Err(NO_CONVERSATION) } else { Ok(()) }
     }
 
-    /// Deletes a conversation with its messages and its draft.
+    /// Deletes a conversation with its messages, its draft and its decisions.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] where it was deleted before.

@@ -1,6 +1,6 @@
 use chat::Role;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::{
     ConversationId, MessageEnd, MessageId, MessageState, NewMessage, Segment, Store, StoreError, StoredMessage,
@@ -20,6 +20,10 @@ const COLUMNS: &str = "id, conversation_id, role, state, failure, decision_json,
                       WHERE p.message_id = messages.id AND NOT p.thinking), ''),
     thinking || coalesce((SELECT group_concat(p.text, '' ORDER BY p.n) FROM pieces p
                           WHERE p.message_id = messages.id AND p.thinking), '')";
+
+/// A segment's columns after its message and number; [`segment`] reads them after the message's id.
+const SEGMENT_COLUMNS: &str = "place, model, reason, sentence, decode_tokens_per_sec, ttft_ms, completion_tokens,
+    started_at_char, place_id, thinking_at_char, continuation, gap_ms, ended, checksum, decision_json";
 
 const NOT_WRITING: StoreError = StoreError::NotFound("such message that is being written");
 
@@ -134,11 +138,10 @@ pub(crate) fn messages_of(connection: &Connection, id: ConversationId) -> rusqli
         .prepare_cached(&format!("SELECT {COLUMNS} FROM messages WHERE conversation_id = ?1 ORDER BY id"))?
         .query_map([id.0], stored_message)?
         .collect::<rusqlite::Result<_>>()?;
-    let mut segments = connection.prepare_cached(
-        "SELECT message_id, place, model, reason, sentence, decode_tokens_per_sec, ttft_ms, completion_tokens,
-                started_at_char
-         FROM segments WHERE message_id IN (SELECT id FROM messages WHERE conversation_id = ?1) ORDER BY message_id, n",
-    )?;
+    let mut segments = connection.prepare_cached(&format!(
+        "SELECT message_id, {SEGMENT_COLUMNS} FROM segments
+         WHERE message_id IN (SELECT id FROM messages WHERE conversation_id = ?1) ORDER BY message_id, n"
+    ))?;
     let mut rows = segments.query([id.0])?;
     while let Some(row) = rows.next()? {
         let message_id = MessageId(row.get(0)?);
@@ -151,32 +154,50 @@ pub(crate) fn messages_of(connection: &Connection, id: ConversationId) -> rusqli
 
 fn insert_segment(connection: &Connection, id: MessageId, n: usize, segment: &Segment) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("INSERT INTO segments VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
-        .execute((
+        .prepare_cached(&format!(
+            "INSERT INTO segments (message_id, n, {SEGMENT_COLUMNS})
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
+        ))?
+        .execute(params![
             id.0,
             to_column(n),
-            &segment.place,
-            &segment.model,
-            &segment.reason,
-            &segment.sentence,
+            segment.place,
+            segment.model,
+            segment.reason,
+            segment.sentence,
             segment.decode_tokens_per_sec,
-            segment.ttft_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
+            segment.ttft_ms.map(ms_to_column),
             segment.completion_tokens.map(to_column),
             to_column(segment.started_at_char),
-        ))
+            segment.place_id,
+            to_column(segment.thinking_at_char),
+            segment.continuation,
+            segment.gap_ms.map(ms_to_column),
+            segment.ended,
+            segment.checksum,
+            segment.decision_json,
+        ])
         .map(drop)
 }
 
 fn segment(row: &Row<'_>) -> rusqlite::Result<Segment> {
+    let ms = |at| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(at)?.and_then(|ms| u64::try_from(ms).ok()));
     Ok(Segment {
         place: row.get(1)?,
         model: row.get(2)?,
         reason: row.get(3)?,
         sentence: row.get(4)?,
         decode_tokens_per_sec: row.get(5)?,
-        ttft_ms: row.get::<_, Option<i64>>(6)?.and_then(|ms| u64::try_from(ms).ok()),
+        ttft_ms: ms(6)?,
         completion_tokens: row.get::<_, Option<i64>>(7)?.and_then(|tokens| usize::try_from(tokens).ok()),
         started_at_char: usize::try_from(row.get::<_, i64>(8)?).unwrap_or(0),
+        place_id: row.get(9)?,
+        thinking_at_char: usize::try_from(row.get::<_, i64>(10)?).unwrap_or(0),
+        continuation: row.get(11)?,
+        gap_ms: ms(12)?,
+        ended: row.get(13)?,
+        checksum: row.get(14)?,
+        decision_json: row.get(15)?,
     })
 }
 
@@ -201,6 +222,10 @@ fn stored_message(row: &Row<'_>) -> rusqlite::Result<StoredMessage> {
 /// Counts in this file are far below 2⁶³.
 fn to_column(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn ms_to_column(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
 fn state_columns(state: &MessageState) -> (&'static str, &str) {

@@ -100,10 +100,12 @@ pub enum MessageState {
 }
 
 /// The part of an answer that one backend made.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Segment {
     /// Where, in words: "Here", "studio".
     pub place: String,
+    /// Where, for programs: `here` or a node's id; empty for an answer of before that was known.
+    pub place_id: String,
     /// The model that made it.
     pub model: String,
     /// Why there, for programs.
@@ -118,6 +120,19 @@ pub struct Segment {
     pub completion_tokens: Option<usize>,
     /// Where in the message's text it starts, in characters (Unicode scalar values).
     pub started_at_char: usize,
+    /// Where in the message's thinking it starts, in characters.
+    pub thinking_at_char: usize,
+    /// How it went on with what was there: `tokens`, `text` or `prefix`; `None` for the first.
+    pub continuation: Option<String>,
+    /// From the last thing that came before to the first of this part, in milliseconds; `None` for the first.
+    pub gap_ms: Option<u64>,
+    /// How it ended: `finished`, `handed over`, `stopped`, or why it failed, in a few words.
+    pub ended: Option<String>,
+    /// Of what the backend told, as hexadecimal digits.
+    pub checksum: Option<String>,
+    /// The routing decision of the move that began it, in the caller's own encoding; `None` for the first, whose decision
+    /// is the message's.
+    pub decision_json: Option<String>,
 }
 
 /// A node that the user added. Its key is kept by [`crate::Secrets`].
@@ -129,4 +144,46 @@ pub struct NodeRow {
     pub url: String,
     /// What people call it.
     pub name: String,
+    /// Whose machine it is, in the caller's own word; `None` where nobody said.
+    pub trust: Option<String>,
+}
+
+/// The row id of a decision. A later decision has a larger one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DecisionId(pub i64);
+
+/// A decision to be added to the history. It holds no text of a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewDecision {
+    /// What was decided, in one word: `start`, `move`, `stay`, `relief`, `lost` or `refused`.
+    pub kind: String,
+    /// Who asked: `window`, `gateway` or `terminal`.
+    pub asked_by: String,
+    /// The conversation it was for; `None` for a request without one. The decision is deleted with it.
+    pub conversation: Option<ConversationId>,
+    /// The answer it was for. The decision is deleted with it.
+    pub message: Option<MessageId>,
+    /// The model's name at the place; empty where none was reached.
+    pub model: String,
+    /// `here`, a node's id, or empty for nowhere.
+    pub place_id: String,
+    /// The place in words.
+    pub place: String,
+    /// Why, for programs.
+    pub reason: String,
+    /// Why, for people.
+    pub sentence: String,
+    /// All of it, in the caller's own encoding.
+    pub decision_json: String,
+}
+
+/// A decision of the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecisionRow {
+    /// Its id.
+    pub id: DecisionId,
+    /// When it was added, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// What was decided.
+    pub decision: NewDecision,
 }

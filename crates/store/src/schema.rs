@@ -1,7 +1,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Each brings the tables from the version of its index to the next. They only add.
-pub(crate) const MIGRATIONS: &[&str] = &[include_str!("migrations/001.sql")];
+pub(crate) const MIGRATIONS: &[&str] = &[include_str!("migrations/001.sql"), include_str!("migrations/002.sql")];
 
 /// The version of the file's tables: how many migrations it has seen.
 pub(crate) fn version(connection: &Connection) -> rusqlite::Result<i64> {
@@ -43,6 +43,37 @@ mod tests {
             connection.query_row("SELECT value, note FROM settings", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         assert_eq!(row, ("dark".to_owned(), "none".to_owned()));
         assert_eq!(version(&connection).unwrap(), more.len() as i64);
+    }
+
+    #[test]
+    fn segments_and_nodes_of_the_first_format_are_still_read() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate(&mut connection, &MIGRATIONS[..1]).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO conversations VALUES (1, 'Tides', 0, 7);
+                 INSERT INTO messages VALUES (2, 1, 'assistant', 'The Moon', '', 'done', '', NULL, 7);
+                 INSERT INTO segments VALUES (2, 0, 'Here', 'qwen3-8b', 'fits', 'fits', 41.5, 230, 2, 0);
+                 INSERT INTO nodes VALUES (1, 'studio', 'http://studio', 'studio');",
+            )
+            .unwrap();
+
+        migrate(&mut connection, MIGRATIONS).unwrap();
+
+        let messages = crate::messages::messages_of(&connection, crate::ConversationId(1)).unwrap();
+        let expected = crate::Segment {
+            place: "Here".into(),
+            model: "qwen3-8b".into(),
+            reason: "fits".into(),
+            sentence: "fits".into(),
+            decode_tokens_per_sec: Some(41.5),
+            ttft_ms: Some(230),
+            completion_tokens: Some(2),
+            ..crate::Segment::default()
+        };
+        assert_eq!(messages[0].segments, [expected]);
+        let trust: Option<String> = connection.query_row("SELECT trust FROM nodes", [], |row| row.get(0)).unwrap();
+        assert_eq!(trust, None);
     }
 
     #[test]

@@ -41,25 +41,38 @@ impl Store {
     pub fn nodes(&self) -> Result<Vec<NodeRow>, StoreError> {
         self.read(|connection| {
             connection
-                .prepare_cached("SELECT id, url, name FROM nodes ORDER BY position")?
-                .query_map([], |row| Ok(NodeRow { id: row.get(0)?, url: row.get(1)?, name: row.get(2)? }))?
+                .prepare_cached("SELECT id, url, name, trust FROM nodes ORDER BY position")?
+                .query_map([], |row| {
+                    Ok(NodeRow { id: row.get(0)?, url: row.get(1)?, name: row.get(2)?, trust: row.get(3)? })
+                })?
                 .collect()
         })
     }
 
-    /// Adds a node, or gives the one of that id another address and name.
+    /// Adds a node, or gives the one of that id another address and name, and another trust where the row says one.
     ///
     /// # Errors
     /// [`StoreError::DiskFull`], or what else SQLite says.
     pub fn add_node(&self, node: &NodeRow) -> Result<(), StoreError> {
         self.write(|transaction| {
             transaction.execute(
-                "INSERT INTO nodes (id, url, name) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (id) DO UPDATE SET url = excluded.url, name = excluded.name",
-                (&node.id, &node.url, &node.name),
+                "INSERT INTO nodes (id, url, name, trust) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (id) DO UPDATE
+                 SET url = excluded.url, name = excluded.name, trust = coalesce(excluded.trust, trust)",
+                (&node.id, &node.url, &node.name, &node.trust),
             )
         })
         .map(drop)
+    }
+
+    /// Keeps whose machine a node is, in the caller's own word.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] where there is none of that id.
+    pub fn set_node_trust(&self, id: &str, trust: &str) -> Result<(), StoreError> {
+        let changed =
+            self.write(|transaction| transaction.execute("UPDATE nodes SET trust = ?2 WHERE id = ?1", (id, trust)))?;
+        if changed == 0 { Err(StoreError::NotFound("such node")) } else { Ok(()) }
     }
 
     /// Forgets a node. Its key is [`crate::Secrets`]' to forget.

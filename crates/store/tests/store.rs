@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use chat::Role;
 use store::{
-    ConversationId, MessageEnd, MessageId, MessageState, NewMessage, NodeRow, Segment, Store, StoreError, StoredMessage,
+    ConversationId, DecisionId, MessageEnd, MessageId, MessageState, NewDecision, NewMessage, NodeRow, Segment, Store,
+    StoreError, StoredMessage,
 };
 
 fn add(store: &Store, conversation_id: ConversationId, role: Role, text: &str, state: MessageState) -> MessageId {
@@ -28,8 +29,8 @@ fn segment(place: &str, started_at_char: usize) -> Segment {
         sentence: "fits with 3.1 GB to spare".into(),
         decode_tokens_per_sec: Some(41.5),
         ttft_ms: Some(230),
-        completion_tokens: None,
         started_at_char,
+        ..Segment::default()
     }
 }
 
@@ -49,7 +50,18 @@ fn an_answer_is_written_piece_by_piece_and_then_whole() {
     assert_eq!((so_far.text.as_str(), so_far.thinking.as_str()), ("The Moon\0, mostly 🌊", "The Sun?"));
     assert_eq!(so_far.state, MessageState::Writing);
 
-    let segments = vec![segment("Here", 0), Segment { decode_tokens_per_sec: None, ..segment("studio", 8) }];
+    let moved = Segment {
+        place_id: "studio".into(),
+        decode_tokens_per_sec: None,
+        thinking_at_char: 4,
+        continuation: Some("tokens".into()),
+        gap_ms: Some(42),
+        ended: Some("finished".into()),
+        checksum: Some("00ff".into()),
+        decision_json: Some(r#"{"target":"node"}"#.into()),
+        ..segment("studio", 8)
+    };
+    let segments = vec![segment("Here", 0), moved];
     let end = MessageEnd { state: MessageState::Done, segments: segments.clone() };
     let finished = store.finish_message(answer, &end).unwrap();
     assert_eq!(finished, StoredMessage { state: MessageState::Done, segments, ..so_far });
@@ -125,12 +137,67 @@ fn a_deleted_conversation_takes_everything_with_it() {
     assert_ne!(store.create_conversation("next", false).unwrap(), conversation);
 }
 
+fn decision(sentence: &str, of: Option<(ConversationId, MessageId)>) -> NewDecision {
+    NewDecision {
+        kind: "move".into(),
+        asked_by: "window".into(),
+        conversation: of.map(|of| of.0),
+        message: of.map(|of| of.1),
+        model: "qwen3-8b".into(),
+        place_id: "studio".into(),
+        place: "On studio".into(),
+        reason: "swap".into(),
+        sentence: sentence.into(),
+        decision_json: r#"{"target":"node"}"#.into(),
+    }
+}
+
+#[test]
+fn decisions_are_read_newest_first_and_page_by_page() {
+    let store = Store::open_in_memory().unwrap();
+    let ids: Vec<DecisionId> =
+        ["a", "b", "c"].iter().map(|sentence| store.add_decision(&decision(sentence, None)).unwrap()).collect();
+    let sentences = |before, limit| -> String {
+        store.decisions(before, limit).unwrap().into_iter().map(|row| row.decision.sentence).collect()
+    };
+    assert_eq!([sentences(None, 2), sentences(Some(ids[1]), 2), sentences(None, 0)], ["cb", "a", ""]);
+    let row = store.decision(ids[2]).unwrap();
+    assert_eq!((row.id, &row.decision), (ids[2], &decision("c", None)));
+    assert!(row.at_ms > 1_600_000_000_000);
+
+    store.clear_decisions().unwrap();
+
+    assert_eq!(sentences(None, 9), "");
+    assert!(matches!(store.decision(ids[2]), Err(StoreError::NotFound(_))));
+    // What somebody looks at page by page never begins anew.
+    assert!(store.add_decision(&decision("d", None)).unwrap() > ids[2]);
+}
+
+#[test]
+fn a_conversation_takes_its_decisions_with_it() {
+    let store = Store::open_in_memory().unwrap();
+    let [gone, stays] = ["gone", "stays"].map(|title| {
+        let conversation = store.create_conversation(title, false).unwrap();
+        (conversation, add(&store, conversation, Role::Assistant, "", MessageState::Writing))
+    });
+    for of in [Some(gone), None, Some(stays)] {
+        store.add_decision(&decision("", of)).unwrap();
+    }
+
+    store.delete(gone.0).unwrap();
+
+    let left: Vec<_> = store.decisions(None, 9).unwrap().into_iter().map(|row| row.decision.conversation).collect();
+    assert_eq!(left, [Some(stays.0), None]);
+    assert!(matches!(store.add_decision(&decision("late", Some(gone))), Err(StoreError::NotFound(_))));
+}
+
 #[test]
 fn drafts_settings_nodes_and_models_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("data/tidegate.db");
     let odd_path = PathBuf::from(std::ffi::OsString::from_vec(b"/models/\xff.gguf".to_vec()));
-    let node = |id: &str, url: &str| NodeRow { id: id.into(), url: url.into(), name: id.to_uppercase() };
+    let node = |id: &str, url: &str| NodeRow { id: id.into(), url: url.into(), name: id.to_uppercase(), trust: None };
+    let trusted = |row: NodeRow| NodeRow { trust: Some("team".into()), ..row };
     let conversation = {
         let store = Store::open(&database).unwrap();
         let conversation = store.create_conversation("c", false).unwrap();
@@ -142,6 +209,9 @@ fn drafts_settings_nodes_and_models_are_kept() {
         for row in [node("studio", "http://a"), node("attic", "http://b"), node("studio", "http://c")] {
             store.add_node(&row).unwrap();
         }
+        store.set_node_trust("studio", "team").unwrap();
+        store.add_node(&node("studio", "http://d")).unwrap();
+        assert!(matches!(store.set_node_trust("cellar", "own"), Err(StoreError::NotFound(_))));
         for path in [Path::new("/b.gguf"), &odd_path, Path::new("/a.gguf"), Path::new("/b.gguf")] {
             store.add_model_path(path).unwrap();
         }
@@ -154,7 +224,7 @@ fn drafts_settings_nodes_and_models_are_kept() {
     assert_eq!((store.draft(None).unwrap(), store.draft(Some(conversation)).unwrap()), ("".into(), "there".into()));
     assert_eq!(store.get_setting("settings").unwrap().as_deref(), Some(r#"{"theme":"dark"}"#));
     assert_eq!(store.get_setting("other").unwrap(), None);
-    assert_eq!(store.nodes().unwrap(), [node("studio", "http://c"), node("attic", "http://b")]);
+    assert_eq!(store.nodes().unwrap(), [trusted(node("studio", "http://d")), node("attic", "http://b")]);
     store.remove_node("studio").unwrap();
     assert!(matches!(store.remove_node("studio"), Err(StoreError::NotFound(_))));
     assert_eq!(store.nodes().unwrap(), [node("attic", "http://b")]);
@@ -240,7 +310,7 @@ fn a_file_of_a_newer_tidegate_is_refused_and_not_touched() {
 
     assert!(matches!(error, StoreError::TooNew { found: 99, .. }), "{error:?}");
     assert!(error.to_string().ends_with(
-        "tidegate.db was written by a newer Tidegate (format 99; this one knows formats up to 1): update Tidegate to open it"
+        "tidegate.db was written by a newer Tidegate (format 99; this one knows formats up to 2): update Tidegate to open it"
     ));
     assert_eq!(std::fs::read(&database).unwrap(), before);
 }

@@ -27,20 +27,50 @@ pub(crate) struct SendMessageDto {
 #[derive(Debug, Clone, Serialize, Type)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(crate) enum ReplyEventDto {
-    Accepted { conversation_id: i64, user_message_id: i64, message_id: i64 },
-    Routed { decision: DecisionDto },
-    Progress { phase: PhaseDto, done: u64, total: u64 },
-    Text { text: String },
-    Thinking { text: String },
-    Finished { message: MessageDto },
-    Failed { error: ErrorDto, message: Option<MessageDto> },
+    Accepted {
+        conversation_id: i64,
+        user_message_id: i64,
+        message_id: i64,
+    },
+    Routed {
+        decision: DecisionDto,
+    },
+    /// The answer goes on elsewhere from this point on, counted in characters (Unicode scalar values).
+    Moved {
+        decision: DecisionDto,
+        at_char: usize,
+        thinking_at_char: usize,
+    },
+    Note {
+        sentence: String,
+    },
+    Progress {
+        phase: PhaseDto,
+        done: u64,
+        total: u64,
+    },
+    Text {
+        text: String,
+    },
+    Thinking {
+        text: String,
+    },
+    Finished {
+        message: MessageDto,
+    },
+    Failed {
+        error: ErrorDto,
+        message: Option<MessageDto>,
+    },
 }
 
 impl ReplyEventDto {
     /// Where the answer runs, for the event that tells it.
     pub(crate) fn runs_on_node(&self) -> Option<bool> {
         match self {
-            Self::Routed { decision } => Some(matches!(decision.target, TargetDto::Node)),
+            Self::Routed { decision } | Self::Moved { decision, .. } => {
+                Some(matches!(decision.target, TargetDto::Node))
+            }
             _ => None,
         }
     }
@@ -130,6 +160,8 @@ pub(crate) enum MessageStateDto {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SegmentDto {
     place: String,
+    /// `here` or a node's id; empty for answers of before that was kept.
+    place_id: String,
     model: String,
     reason: String,
     sentence: String,
@@ -140,6 +172,17 @@ pub(crate) struct SegmentDto {
     completion_tokens: Option<u64>,
     /// Counted in characters (Unicode scalar values) of the whole answer.
     started_at_char: usize,
+    /// The same, in the thinking.
+    thinking_at_char: usize,
+    /// How it went on with what was there: `tokens`, `text` or `prefix`.
+    continuation: Option<String>,
+    /// From the last word before it to its first.
+    #[specta(type = Option<Number>)]
+    gap_ms: Option<f64>,
+    /// How it ended: `finished`, `handed over`, `stopped`, or why it failed.
+    ended: Option<String>,
+    /// Why it moved; nothing for the first segment.
+    decision: Option<DecisionDto>,
 }
 
 /// Starts an answer and returns; everything that happens comes over `on_event`, failures of the start too.
@@ -184,6 +227,10 @@ impl From<ReplyEvent> for ReplyEventDto {
                 message_id: message.0,
             },
             ReplyEvent::Routed(decision) => Self::Routed { decision: decision.into() },
+            ReplyEvent::Moved { decision, at_char, thinking_at_char } => {
+                Self::Moved { decision: decision.into(), at_char, thinking_at_char }
+            }
+            ReplyEvent::Note { sentence } => Self::Note { sentence },
             ReplyEvent::Progress(Progress::Loading { done, total }) => {
                 Self::Progress { phase: PhaseDto::Loading, done: done.0, total: total.0 }
             }
@@ -264,8 +311,10 @@ impl From<StoredMessage> for MessageDto {
 
 impl From<Segment> for SegmentDto {
     fn from(segment: Segment) -> Self {
+        let decision = app::decision_of_segment(&segment).map(DecisionDto::from);
         Self {
             place: segment.place,
+            place_id: segment.place_id,
             model: segment.model,
             reason: segment.reason,
             sentence: segment.sentence,
@@ -273,6 +322,11 @@ impl From<Segment> for SegmentDto {
             ttft_ms: segment.ttft_ms.map(|ms| ms as f64),
             completion_tokens: segment.completion_tokens.map(|tokens| tokens as u64),
             started_at_char: segment.started_at_char,
+            thinking_at_char: segment.thinking_at_char,
+            continuation: segment.continuation,
+            gap_ms: segment.gap_ms.map(|ms| ms as f64),
+            ended: segment.ended,
+            decision,
         }
     }
 }

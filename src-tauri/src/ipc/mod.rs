@@ -6,6 +6,7 @@ pub(crate) mod chat;
 pub(crate) mod conversations;
 pub(crate) mod error;
 pub(crate) mod events;
+pub(crate) mod history;
 pub(crate) mod models;
 pub(crate) mod nodes;
 pub(crate) mod settings;
@@ -28,6 +29,8 @@ pub(crate) fn builder() -> Builder<tauri::Wry> {
             conversations::delete_conversation,
             conversations::set_stays_local,
             conversations::save_draft,
+            history::list_decisions,
+            history::clear_decisions,
             models::inspect_files,
             models::add_model,
             models::remove_model,
@@ -36,6 +39,7 @@ pub(crate) fn builder() -> Builder<tauri::Wry> {
             nodes::add_node,
             nodes::remove_node,
             nodes::probe_node,
+            nodes::set_node_trust,
             vitals::vitals_history,
             shell::copy_text,
             shell::open_url,

@@ -1,7 +1,7 @@
 //! Nodes: the list, adding by address, removing, probing.
 
-use app::{App, NodeState, NodeView};
-use serde::Serialize;
+use app::{App, NodeState, NodeView, Trust};
+use serde::{Deserialize, Serialize};
 use specta::Type;
 use specta_typescript::Number;
 use tauri::State;
@@ -16,6 +16,7 @@ pub(crate) struct NodeDto {
     name: String,
     url: String,
     has_key: bool,
+    trust: TrustDto,
     state: NodeStateDto,
     sentence: Option<String>,
     engine: Option<String>,
@@ -34,6 +35,15 @@ pub(crate) enum NodeStateDto {
     Unreachable,
     Unauthorized,
     NotANode,
+}
+
+/// Whose machine a node is.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum TrustDto {
+    Own,
+    Team,
+    Rented,
 }
 
 pub(crate) fn list(app: &App) -> Vec<NodeDto> {
@@ -59,6 +69,32 @@ pub(crate) async fn probe_node(shell: State<'_, Shell>, id: String) -> Result<No
     Ok(shell.app.probe_node(&id).await?.into())
 }
 
+#[tauri::command]
+#[specta::specta]
+pub(crate) async fn set_node_trust(shell: State<'_, Shell>, id: String, trust: TrustDto) -> Result<(), ErrorDto> {
+    Ok(shell.app.set_node_trust(&id, trust.into()).await?)
+}
+
+impl From<Trust> for TrustDto {
+    fn from(trust: Trust) -> Self {
+        match trust {
+            Trust::Own => Self::Own,
+            Trust::Team => Self::Team,
+            Trust::Rented => Self::Rented,
+        }
+    }
+}
+
+impl From<TrustDto> for Trust {
+    fn from(trust: TrustDto) -> Self {
+        match trust {
+            TrustDto::Own => Self::Own,
+            TrustDto::Team => Self::Team,
+            TrustDto::Rented => Self::Rented,
+        }
+    }
+}
+
 impl From<NodeView> for NodeDto {
     fn from(node: NodeView) -> Self {
         let (state, sentence) = match node.status.as_ref().map(|status| &status.state) {
@@ -75,6 +111,7 @@ impl From<NodeView> for NodeDto {
             name: node.name,
             url: node.url,
             has_key: node.has_key,
+            trust: node.trust.into(),
             state,
             sentence,
             engine,

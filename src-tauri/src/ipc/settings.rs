@@ -8,6 +8,7 @@ use specta_typescript::Number;
 use tauri::{AppHandle, Manager, State};
 
 use super::error::ErrorDto;
+use super::nodes::TrustDto;
 use crate::Shell;
 
 #[derive(Debug, Clone, Serialize, Deserialize, Type)]
@@ -25,6 +26,10 @@ pub(crate) struct SettingsDto {
     /// Bytes per second.
     max_swap_in_per_sec: u64,
     max_thermal: MaxThermalDto,
+    /// Ids of models whose questions and answers never leave this machine.
+    models_that_stay: Vec<String>,
+    /// Nodes that are trusted less are never asked.
+    least_trust: TrustDto,
     theme: ThemeDto,
     system_prompt: String,
     #[specta(type = Option<Number>)]
@@ -103,6 +108,8 @@ impl SettingsDto {
                 ThermalState::Serious => MaxThermalDto::Serious,
                 ThermalState::Critical => MaxThermalDto::Critical,
             },
+            models_that_stay: settings.models_that_stay,
+            least_trust: settings.least_trust.into(),
             theme: match settings.theme {
                 Theme::System => ThemeDto::System,
                 Theme::Light => ThemeDto::Light,
@@ -134,6 +141,8 @@ impl SettingsDto {
                 MaxThermalDto::Serious => ThermalState::Serious,
                 MaxThermalDto::Critical => ThermalState::Critical,
             },
+            models_that_stay: self.models_that_stay,
+            least_trust: self.least_trust.into(),
             theme: match self.theme {
                 ThemeDto::System => Theme::System,
                 ThemeDto::Light => Theme::Light,

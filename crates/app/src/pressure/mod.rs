@@ -15,11 +15,11 @@ use tokio::process::Command;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use vitals::MemoryPressure;
 
-use crate::App;
 use crate::calibration::LONG_ANSWER;
 use crate::error::{AppError, ErrorCode};
 use crate::settings::Settings;
 use crate::start::AbortOnDrop;
+use crate::{App, AskedBy, CompletionEvent};
 
 /// Answers are so long, so that decode doesn't slow down by the length of the context.
 const ANSWER_TOKENS: usize = 256;
@@ -178,15 +178,21 @@ impl App {
         place: Option<PlaceChoice>,
         written: &UnboundedSender<Written>,
     ) -> Result<(), AppError> {
-        let completion = self.complete(request, place).await?;
+        let completion = self.complete(request, place, AskedBy::Terminal).await?;
         // A closed channel is found by the loop around this.
         let _ = written.send(Written::Begun { place: completion.decision.place.clone() });
         let (mut events, mut before) = (completion.into_events(), None::<Instant>);
         while let Some(event) = events.next().await {
-            if let ChatEvent::Text(_) | ChatEvent::Thinking(_) = event? {
-                let now = Instant::now();
-                let itl = before.replace(now).map(|before| now - before);
-                let _ = written.send(Written::Piece(itl));
+            match event? {
+                CompletionEvent::Chat(ChatEvent::Text(_) | ChatEvent::Thinking(_)) => {
+                    let now = Instant::now();
+                    let itl = before.replace(now).map(|before| now - before);
+                    let _ = written.send(Written::Piece(itl));
+                }
+                CompletionEvent::Moved(decision) => {
+                    let _ = written.send(Written::Begun { place: decision.place });
+                }
+                CompletionEvent::Chat(_) => {}
             }
         }
         Ok(())

@@ -1,0 +1,561 @@
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Usage};
+use futures::StreamExt;
+use routing::{Advice, Concern, Continuation, Decision, Measure, Place, Running, Target};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use crate::host::{Failure, Host, Opened, Signal, Watch};
+use crate::ledger::{Ended, Ledger};
+use crate::{Takeover, continue_request};
+
+/// How long a backend may be silent before it is asked whether it is still there.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long one that is there may be silent in the middle of an answer: nothing that is written takes as long.
+const LONGEST_SILENCE: Duration = Duration::from_secs(60);
+/// The same before its first token: many servers read a long prompt without a word.
+const LONGEST_PROMPT: Duration = Duration::from_secs(180);
+/// How long the old place waits, with what it has written on, for the first token of the new one.
+const FIRST_TOKEN: Duration = Duration::from_secs(20);
+/// How long the new place may take to read what is written so far, while the old one writes on.
+const WARM_UP: Duration = Duration::from_secs(120);
+/// How long an answer stays where it is when it was to move and there was no place to go.
+const STAYS: Duration = Duration::from_secs(5);
+/// Events of the old place that wait for the first token of the new one; the old place waits when there are more.
+const HELD_BACK: usize = 512;
+
+/// What is asked.
+#[derive(Clone, Debug, Default)]
+pub struct Ask {
+    /// The request. It needs a seed where tokens are drawn at random: the places that write an answer draw by the same.
+    pub request: ChatRequest,
+}
+
+/// What comes back: `Routed` for every place that is tried, then what it says; one `Finished` or one `Failed` at the end.
+#[derive(Debug)]
+pub enum HandoffEvent<E> {
+    /// The answer begins there, or goes on there from the point that it has reached.
+    Routed {
+        /// Where, and why.
+        decision: Box<Decision>,
+        /// The same as in the decision's target; `None` where it refuses.
+        place: Option<Place>,
+        /// The model's name there.
+        model: String,
+        /// How it goes on; `None` where the answer begins.
+        continuation: Option<Continuation>,
+    },
+    /// Room was made here, and why.
+    Relieved {
+        /// How.
+        measure: Measure,
+        /// Why.
+        concern: Box<Concern>,
+    },
+    /// The answer was to move, and stays where it is, as this decision says.
+    Stayed(Box<Decision>),
+    /// The place that wrote failed, in these words; the answer goes on elsewhere, or fails.
+    Lost(String),
+    /// What the backend says.
+    Chat(ChatEvent),
+    /// The answer is not whole, and no place can go on with it.
+    Failed(E),
+}
+
+/// Writes an answer, and gives the ledger of it at the end. Dropping the future stops it.
+pub async fn answer<H: Host>(host: &H, ask: Ask, events: &mpsc::Sender<HandoffEvent<H::Failure>>) -> Ledger {
+    let tells_tokens = ask.request.tells_tokens;
+    let request = ChatRequest { tells_tokens: true, ..ask.request };
+    let (ledger, failed, last_told) = (Ledger::default(), Vec::new(), Instant::now());
+    let mut answer = Answer { host, request, tells_tokens, events, ledger, failed, last_told, said_to_be_whole: None };
+    answer.run().await;
+    answer.ledger
+}
+
+struct Answer<'a, H: Host> {
+    host: &'a H,
+    request: ChatRequest,
+    /// Whoever asked wants the tokens, too.
+    tells_tokens: bool,
+    events: &'a mpsc::Sender<HandoffEvent<H::Failure>>,
+    ledger: Ledger,
+    /// Places that failed during this answer.
+    failed: Vec<Place>,
+    last_told: Instant,
+    /// A place that added nothing says that the answer is whole.
+    said_to_be_whole: Option<Finish>,
+}
+
+/// A place that writes.
+struct Source<H: Host> {
+    place: Place,
+    decision: Decision,
+    opened: Opened<H::Failure>,
+    continuation: Option<Continuation>,
+    watch: H::Watch,
+    began: Instant,
+    /// The last sign of life.
+    heard: Instant,
+    has_told: bool,
+    /// Advice to move isn't heard before: there was no place to go.
+    stays_until: Instant,
+}
+
+/// How a source ended.
+enum End<E> {
+    /// The answer is at its end; this is left to tell.
+    Finished(Finish),
+    /// The place failed.
+    Lost(E),
+}
+
+/// Why a source is left.
+enum Left<E> {
+    Ended(End<E>),
+    /// It should go on elsewhere.
+    Move(Why),
+}
+
+/// Why a running answer should move.
+enum Why {
+    Concern(Concern),
+    Wanted(Place),
+}
+
+impl<H: Host> Answer<'_, H> {
+    async fn run(&mut self) {
+        let mut lost = None;
+        loop {
+            let Some(mut source) = self.place(lost.take()).await else { return };
+            let end = loop {
+                let why = match self.follow(&mut source).await {
+                    Left::Ended(end) => break end,
+                    Left::Move(why) => why,
+                };
+                match self.hand_over(&mut source, why).await {
+                    Ok(None) => source.stays_until = Instant::now() + STAYS,
+                    Ok(Some(next)) => source = next,
+                    Err(end) => break end,
+                }
+            };
+            let failure = match end {
+                End::Finished(finish) if !self.is_doubtful(&source, &finish) => return self.finish(finish).await,
+                End::Finished(_) => self.host.cut_off(&source.place),
+                End::Lost(failure) => failure,
+            };
+            self.lose(&source.place, &failure).await;
+            lost = Some(failure);
+        }
+    }
+
+    /// Whether a node ended the answer without a word of its own. It may be right, and the answer was whole; but then
+    /// another place says so, too.
+    fn is_doubtful(&mut self, source: &Source<H>, finish: &Finish) -> bool {
+        let said_nothing = !source.has_told && source.place != Place::Here && finish.reason != FinishReason::Length;
+        if !said_nothing || self.said_to_be_whole.is_some() {
+            return false;
+        }
+        self.said_to_be_whole = (!self.ledger.is_empty()).then_some(*finish);
+        true
+    }
+
+    /// Finds a place that begins, or goes on after `lost`. `None` where there is none, which was told.
+    async fn place(&mut self, mut lost: Option<H::Failure>) -> Option<Source<H>> {
+        loop {
+            if lost.as_ref().is_some_and(Failure::is_final) {
+                self.give_up(lost.take()?).await;
+                return None;
+            }
+            let decision = match self.decide(None, None).await {
+                Ok(decision) => decision,
+                Err(failure) => {
+                    self.give_up(lost.unwrap_or(failure)).await;
+                    return None;
+                }
+            };
+            let Some(place) = self.untried(&decision) else {
+                let refusal = self.host.refusal(&decision);
+                if lost.is_none() {
+                    self.tell_route(&decision, None, String::new(), None).await;
+                }
+                self.give_up(lost.unwrap_or(refusal)).await;
+                return None;
+            };
+            match self.open(&decision, &place).await {
+                Ok(mut source) => {
+                    self.begin(&mut source).await;
+                    return Some(source);
+                }
+                Err(None) => self.failed.push(place),
+                Err(Some(failure)) => {
+                    self.lose_candidate(&place, &failure);
+                    lost = Some(failure);
+                }
+            }
+        }
+    }
+
+    /// Where the decision leads; a place that has failed leads nowhere, whatever is decided.
+    fn untried(&self, decision: &Decision) -> Option<Place> {
+        place_of(decision).filter(|place| !self.failed.contains(place))
+    }
+
+    async fn decide(&self, concern: Option<Concern>, wanted: Option<&Place>) -> Result<Decision, H::Failure> {
+        let current = self.ledger.segments().last().map(|segment| segment.place.clone());
+        let running = current.or_else(|| self.failed.last().cloned()).map(|place| Running {
+            place,
+            tokens: self.ledger.token_count(),
+            failed: self.failed.clone(),
+            concern,
+        });
+        self.host.decide(running.as_ref(), wanted).await
+    }
+
+    /// Asks a place to begin, or to go on with what is written; the error is `None` where it can't at this point.
+    async fn open(&self, decision: &Decision, place: &Place) -> Result<Source<H>, Option<H::Failure>> {
+        let (request, continuation) = match self.ledger.is_empty() {
+            true => (self.request.clone(), None),
+            false => {
+                let takeover = self.host.takeover(place).await;
+                let (request, level) = self.continued(&takeover, place).ok_or(None)?;
+                (request, Some(level))
+            }
+        };
+        let opened = self.host.open(decision, request)?;
+        Ok(self.source(decision, place, opened, continuation))
+    }
+
+    fn continued(&self, takeover: &Takeover, place: &Place) -> Option<(ChatRequest, Continuation)> {
+        let continued = continue_request(&self.request, &self.ledger, takeover);
+        continued.inspect_err(|why| tracing::info!(?place, %why, "a place can't go on with an answer")).ok()
+    }
+
+    fn source(
+        &self,
+        decision: &Decision,
+        place: &Place,
+        opened: Opened<H::Failure>,
+        continuation: Option<Continuation>,
+    ) -> Source<H> {
+        let (watch, began) = (self.host.watch(place), Instant::now());
+        let (place, decision) = (place.clone(), decision.clone());
+        Source {
+            place,
+            decision,
+            opened,
+            continuation,
+            watch,
+            began,
+            heard: began,
+            has_told: false,
+            stays_until: began,
+        }
+    }
+
+    /// The answer is written by `source` from here on.
+    async fn begin(&mut self, source: &mut Source<H>) {
+        let Opened { model, tokenizer, .. } = &source.opened;
+        self.ledger.begin(source.place.clone(), model.clone(), source.continuation, tokenizer.clone());
+        self.tell_route(&source.decision, Some(source.place.clone()), model.clone(), source.continuation).await;
+    }
+
+    /// Hands on what `source` says until it is to be left.
+    async fn follow(&mut self, source: &mut Source<H>) -> Left<H::Failure> {
+        loop {
+            tokio::select! {
+                biased;
+                signal = source.watch.next() => match signal {
+                    Signal::Advice(Advice::GoOn) => {}
+                    Signal::Advice(Advice::Relieve(measure, concern)) => {
+                        self.host.relieve(measure).await;
+                        self.send(HandoffEvent::Relieved { measure, concern: Box::new(concern) }).await;
+                    }
+                    Signal::Advice(Advice::HandOff(_)) if Instant::now() < source.stays_until => {}
+                    Signal::Advice(Advice::HandOff(concern)) => return Left::Move(Why::Concern(concern)),
+                    Signal::MoveTo(place) if place == source.place => {}
+                    Signal::MoveTo(place) => return Left::Move(Why::Wanted(place)),
+                    Signal::Disturbed => {
+                        if !self.host.is_alive(&source.place).await {
+                            return Left::Ended(End::Lost(self.host.cut_off(&source.place)));
+                        }
+                    }
+                },
+                event = timeout(SILENCE, source.opened.stream.next()) => {
+                    if let Some(end) = self.heard(source, event.ok()).await {
+                        return Left::Ended(end);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what came of `source`; nothing where it was silent.
+    async fn heard(
+        &mut self,
+        source: &mut Source<H>,
+        event: Option<Option<Result<ChatEvent, H::Failure>>>,
+    ) -> Option<End<H::Failure>> {
+        match event {
+            None => {
+                let longest = if source.has_told { LONGEST_SILENCE } else { LONGEST_PROMPT };
+                let is_stuck = source.heard.elapsed() >= longest;
+                if is_stuck || !self.host.is_alive(&source.place).await {
+                    return Some(End::Lost(self.host.cut_off(&source.place)));
+                }
+                None
+            }
+            Some(None) => Some(End::Lost(self.host.cut_off(&source.place))),
+            Some(Some(Err(failure))) => Some(End::Lost(failure)),
+            Some(Some(Ok(ChatEvent::Finished(finish)))) => Some(End::Finished(finish)),
+            Some(Some(Ok(event))) => {
+                source.heard = Instant::now();
+                if is_written(&event) {
+                    // So it wasn't.
+                    self.said_to_be_whole = None;
+                    source.has_told = true;
+                    source.watch.token(source.began.elapsed());
+                }
+                self.tell(event).await;
+                None
+            }
+        }
+    }
+
+    /// Moves the answer: the new place reads what is written while the old one writes on, then takes over. `None` where it
+    /// stays, because there is no better place or the new one failed.
+    ///
+    /// # Errors
+    /// When the old place finished or failed meanwhile.
+    async fn hand_over(&mut self, source: &mut Source<H>, why: Why) -> Result<Option<Source<H>>, End<H::Failure>> {
+        let is_urgent = matches!(&why, Why::Concern(concern) if concern.is_urgent);
+        loop {
+            let decided = match &why {
+                Why::Concern(concern) => self.decide(Some(concern.clone()), None).await,
+                Why::Wanted(place) => self.decide(None, Some(place)).await,
+            };
+            let Ok(decision) = decided else { return Ok(None) };
+            let Some(place) = self.untried(&decision).filter(|place| *place != source.place) else {
+                self.send(HandoffEvent::Stayed(Box::new(decision))).await;
+                return Ok(None);
+            };
+            let takeover = self.host.takeover(&place).await;
+            if self.continued(&takeover, &place).is_none() {
+                self.failed.push(place);
+                continue;
+            }
+            if !is_urgent && !self.warm_up(source, &decision, &place, &takeover).await? {
+                continue;
+            }
+            match self.take_over(source, &decision, &place, &takeover, !is_urgent).await? {
+                Some(next) => return Ok(Some(next)),
+                None => continue,
+            }
+        }
+    }
+
+    /// Lets the new place read what is written, while the old one writes on. False where it failed.
+    async fn warm_up(
+        &mut self,
+        source: &mut Source<H>,
+        decision: &Decision,
+        place: &Place,
+        takeover: &Takeover,
+    ) -> Result<bool, End<H::Failure>> {
+        let Some((mut request, continuation)) = self.continued(takeover, place) else { return Ok(false) };
+        // One token is drawn, and thrown away: what counts is the cache that it leaves.
+        let written = match continuation {
+            Continuation::Prefix => 0,
+            _ => self.ledger.token_count(),
+        };
+        request.sampling.max_tokens = Some(written + 1);
+        let mut warm = match self.host.open(decision, request) {
+            Ok(opened) => opened.stream,
+            Err(failure) => {
+                self.lose_candidate(place, &failure);
+                return Ok(false);
+            }
+        };
+        let deadline = Instant::now() + WARM_UP;
+        loop {
+            tokio::select! {
+                biased;
+                event = tokio::time::timeout_at(deadline, warm.next()) => match event {
+                    Ok(Some(Ok(ChatEvent::Finished(_)))) => return Ok(true),
+                    Ok(Some(Ok(_))) => {}
+                    Ok(Some(Err(failure))) => {
+                        self.lose_candidate(place, &failure);
+                        return Ok(false);
+                    }
+                    Ok(None) | Err(_) => {
+                        let failure = self.host.cut_off(place);
+                        self.lose_candidate(place, &failure);
+                        return Ok(false);
+                    }
+                },
+                event = timeout(SILENCE, source.opened.stream.next()) => {
+                    if let Some(end) = self.heard(source, event.ok()).await {
+                        return Err(end);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands the answer over at this point. What the old place writes meanwhile is held back, and told only where the new
+    /// one fails before its first token; then the old one just goes on, and this gives `None`.
+    async fn take_over(
+        &mut self,
+        source: &mut Source<H>,
+        decision: &Decision,
+        place: &Place,
+        takeover: &Takeover,
+        is_warm: bool,
+    ) -> Result<Option<Source<H>>, End<H::Failure>> {
+        let Some((request, continuation)) = self.continued(takeover, place) else {
+            self.failed.push(place.clone());
+            return Ok(None);
+        };
+        let opened = match self.host.open(decision, request) {
+            Ok(opened) => opened,
+            Err(failure) => {
+                self.lose_candidate(place, &failure);
+                return Ok(None);
+            }
+        };
+        let mut next = self.source(decision, place, opened, Some(continuation));
+        let (mut held, mut untold) = (VecDeque::new(), Vec::new());
+        let deadline = Instant::now() + if is_warm { FIRST_TOKEN } else { WARM_UP };
+        let mut old_has_ended = false;
+        let first = loop {
+            tokio::select! {
+                biased;
+                event = tokio::time::timeout_at(deadline, next.opened.stream.next()) => match event {
+                    // The old place knows better whether there is more to come.
+                    Ok(Some(Ok(ChatEvent::Finished(_)))) if !old_has_ended => break Err(self.host.cut_off(place)),
+                    Ok(Some(Ok(event))) if is_written(&event) || matches!(event, ChatEvent::Finished(_)) => break Ok(event),
+                    Ok(Some(Ok(event))) => untold.push(event),
+                    Ok(Some(Err(failure))) => break Err(failure),
+                    Ok(None) | Err(_) => break Err(self.host.cut_off(place)),
+                },
+                event = source.opened.stream.next(), if !old_has_ended && held.len() < HELD_BACK => {
+                    old_has_ended = !matches!(event, Some(Ok(_))) || matches!(event, Some(Ok(ChatEvent::Finished(_))));
+                    held.push_back(event);
+                }
+            }
+        };
+        match first {
+            Ok(first) => {
+                self.ledger.end(Ended::HandedOver);
+                self.begin(&mut next).await;
+                self.host.has_left(&source.place, Some(next.decision.reason));
+                untold.push(first);
+                for event in untold {
+                    if let Some(end) = self.heard(&mut next, Some(Some(Ok(event)))).await {
+                        *source = next;
+                        return Err(end);
+                    }
+                }
+                Ok(Some(next))
+            }
+            Err(failure) => {
+                self.lose_candidate(place, &failure);
+                for event in held {
+                    if let Some(end) = self.heard(source, Some(event)).await {
+                        return Err(end);
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// The place that wrote failed.
+    async fn lose(&mut self, place: &Place, failure: &H::Failure) {
+        let sentence = failure.sentence();
+        self.ledger.end(Ended::Failed(sentence.clone()));
+        self.lose_candidate(place, failure);
+        self.send(HandoffEvent::Lost(sentence)).await;
+    }
+
+    fn lose_candidate(&mut self, place: &Place, failure: &H::Failure) {
+        self.host.has_failed(place, failure);
+        self.failed.push(place.clone());
+    }
+
+    async fn finish(&mut self, mut finish: Finish) {
+        self.ledger.end(Ended::Finished);
+        if self.ledger.segments().len() > 1 {
+            finish.usage = self.usage(finish.usage);
+            // Of the place that wrote last, and so of nothing that anybody waited for.
+            finish.timings.ttft = None;
+        }
+        self.send(HandoffEvent::Chat(ChatEvent::Finished(finish))).await;
+    }
+
+    /// Tokens of the whole answer; `None` where they can't be known.
+    fn usage(&self, told: Option<Usage>) -> Option<Usage> {
+        let (told, last) = (told?, self.ledger.segments().last()?);
+        match last.continuation {
+            // It counted what was there before it as a part of the prompt.
+            Some(Continuation::Prefix) => {
+                let before = last.tokens.as_ref()?.start;
+                Some(Usage {
+                    prompt_tokens: told.prompt_tokens.saturating_sub(before),
+                    cached_tokens: told.cached_tokens.min(told.prompt_tokens.saturating_sub(before)),
+                    completion_tokens: told.completion_tokens + before,
+                })
+            }
+            _ => Some(told),
+        }
+    }
+
+    /// No place is left to go on.
+    async fn give_up(&mut self, failure: H::Failure) {
+        if let Some(finish) = self.said_to_be_whole.take() {
+            return self.finish(finish).await;
+        }
+        self.ledger.end(Ended::Failed(failure.sentence()));
+        self.send(HandoffEvent::Failed(failure)).await;
+    }
+
+    async fn tell(&mut self, event: ChatEvent) {
+        self.ledger.tell(&event, self.last_told.elapsed());
+        if is_written(&event) {
+            self.last_told = Instant::now();
+        }
+        if self.tells_tokens || !matches!(event, ChatEvent::Tokens { .. }) {
+            self.send(HandoffEvent::Chat(event)).await;
+        }
+    }
+
+    async fn tell_route(
+        &self,
+        decision: &Decision,
+        place: Option<Place>,
+        model: String,
+        continuation: Option<Continuation>,
+    ) {
+        let decision = Box::new(decision.clone());
+        self.send(HandoffEvent::Routed { decision, place, model, continuation }).await;
+    }
+
+    async fn send(&self, event: HandoffEvent<H::Failure>) {
+        // Nobody listening is noticed by whoever holds this future.
+        let _ = self.events.send(event).await;
+    }
+}
+
+fn place_of(decision: &Decision) -> Option<Place> {
+    match &decision.target {
+        Target::Here { .. } => Some(Place::Here),
+        Target::Node { id } => Some(Place::Node(id.clone())),
+        Target::Refuse => None,
+    }
+}
+
+/// Whether the reader sees something of it.
+fn is_written(event: &ChatEvent) -> bool {
+    matches!(event, ChatEvent::Text(_) | ChatEvent::Thinking(_) | ChatEvent::ToolCall { .. })
+}
