@@ -141,7 +141,7 @@ impl App {
     /// As [`App::save_settings`].
     pub async fn apply_thresholds(&self, found: &PressureThresholds) -> Result<Settings, AppError> {
         let mut settings = self.settings();
-        let ram = self.inner.vitals.latest().snapshot.memory.map(|memory| memory.total);
+        let ram = self.inner.vitals.latest().snapshot.memory.map(|memory| memory.usable());
         if let Some((used, ram)) = found.swap_used.zip(ram).filter(|(_, ram)| *ram > Bytes::ZERO) {
             settings.max_swap_used_ratio = (used.0 as f64 / ram.0 as f64).min(1.0);
         }

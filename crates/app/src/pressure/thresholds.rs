@@ -37,7 +37,7 @@ impl PressurePlan {
     /// of.
     pub fn new(machine: &Machine, snapshot: &Snapshot) -> Option<Self> {
         let (memory, swap) = (snapshot.memory?, snapshot.swap?);
-        let ram = memory.limit.map_or(memory.total, |limit| limit.min(memory.total));
+        let ram = memory.usable();
         let room = if machine.swap_grows { ram } else { swap.total.saturating_sub(swap.used) };
         let beyond = Bytes((ram.0 / 4).min(room.0 / 4));
         if beyond < LEAST_STEP {
