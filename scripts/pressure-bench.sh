@@ -61,4 +61,7 @@ bench=$!
 status=0
 wait "$bench" || status=$?
 bench=
+echo
+echo "decisions, the newest first:"
+"$tidegate" log --data "$work/data" --limit 12 || true
 exit "$status"
