@@ -6,6 +6,7 @@ use app::OffloadMode;
 use chat::{ChatEvent, ChatRequest, Message, Role, SamplingParams};
 use futures::StreamExt;
 use nodes::{NodeAddress, NodeClient, NodeState};
+use routing::{Demand, NodeOption, Policy, may_leave};
 use system_tests::{Fixture, http, serve};
 use testkit::gguf::tiny_model;
 
@@ -22,11 +23,11 @@ async fn our_own_client_finds_a_tidegate_and_streams_from_it() {
     let (fixture, _folder) = fixture().await;
     let address = serve(&fixture.app, Some("key")).await;
     let url = format!("http://{address}");
-    let without = NodeClient::new(NodeAddress::parse(&url, None).unwrap()).unwrap();
+    let without = NodeClient::new("node", NodeAddress::parse(&url, None).unwrap()).unwrap();
     assert!(matches!(without.probe().await.state, NodeState::Unauthorized));
 
     let key = Some(chat::Redacted("key".to_owned()));
-    let client = NodeClient::new(NodeAddress::parse(&url, key).unwrap()).unwrap();
+    let client = NodeClient::new("node", NodeAddress::parse(&url, key).unwrap()).unwrap();
     let status = client.probe().await;
     assert!(matches!(status.state, NodeState::Ready));
     assert_eq!(status.models, ["tiny"]);
@@ -37,7 +38,9 @@ async fn our_own_client_finds_a_tidegate_and_streams_from_it() {
         sampling: SamplingParams { temperature: Some(0.0), max_tokens: Some(12), ..SamplingParams::default() },
         ..ChatRequest::default()
     };
-    let events: Vec<_> = client.chat("tiny", request).collect().await;
+    let node = NodeOption { id: "node".to_owned(), ..NodeOption::default() };
+    let leave = may_leave(&Policy::default(), &Demand::default(), &node).unwrap();
+    let events: Vec<_> = client.chat(leave, "tiny", request).unwrap().collect().await;
     let Some(Ok(ChatEvent::Finished(finish))) = events.last() else { panic!("{events:?}") };
     assert!(finish.usage.is_some_and(|usage| usage.completion_tokens <= 12 && usage.prompt_tokens > 0));
 }

@@ -1,260 +1,247 @@
-//! One answer: decide where, start it there, and hand its events on. Conversations and stateless callers share this.
+//! An answer from its request to its end, wherever it is written: `handoff` runs it, with [`AnswerHost`] for what it needs
+//! of this program; here its events are put into our own words, kept in the history and counted.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use chat::{ChatEvent, ChatRequest};
+use chat::{ChatEvent, ChatRequest, Finish};
 use engine::{GenerateError, LoadError, LoadSpec};
-use futures::StreamExt;
-use futures::stream::BoxStream;
-use nodes::{NodeError, NodeState};
-use routing::{Decision, Demand, LocalModel, OffloadMode, PlaceChoice, Reason, Target, decide, fit};
+use handoff::{Ask, HandoffEvent, Ledger};
+use routing::{LocalModel, Measure, Place, PlaceChoice, fit};
+use store::{ConversationId, MessageId};
 use tokio::sync::mpsc;
 
+use crate::answer_host::AnswerHost;
 use crate::error::{AppError, ErrorCode, chain, sentence};
+use crate::history::{AskedBy, DecisionKind, DecisionNote};
 use crate::model_list::ModelEntry;
-use crate::node_list::same_model;
 use crate::{App, DecisionRecord};
 
 /// Room for events that a slow reader hasn't taken; the backend waits when it is full.
 const EVENTS_AHEAD: usize = 64;
-/// Tokens that an answer should have room for when a context is chosen for it.
-const ANSWER_ROOM: usize = 1_024;
 
 /// What is asked.
+#[derive(Clone, Debug)]
 pub(crate) struct AnswerRequest {
     pub(crate) chat: ChatRequest,
     pub(crate) place: Option<PlaceChoice>,
     pub(crate) stays_local: bool,
+    pub(crate) asked_by: AskedBy,
+    /// The answer's message, and the conversation that it is in.
+    pub(crate) message: Option<(ConversationId, MessageId)>,
 }
 
-/// What comes back: `Routed` once for each place that is tried, then chat events, or one failure at the end.
+/// What comes back: `Routed` for each place that is tried, then what it says; `Finished` or one failure at the end.
+#[derive(Clone, Debug)]
 pub(crate) enum AnswerEvent {
     Routed(Routed),
+    /// What was done for a running answer, or why it stays where it is.
+    Note(String),
     Chat(ChatEvent),
     Failed(AppError),
 }
 
-/// Where an answer goes.
+/// Where an answer goes, or goes on.
 #[derive(Clone, Debug)]
 pub(crate) struct Routed {
     pub(crate) decision: DecisionRecord,
-    /// `here`, or the node's id.
+    /// `here`, or the node's id; empty where it goes nowhere.
     pub(crate) place_id: String,
     /// The model's name at that place.
     pub(crate) model: String,
 }
 
-/// Starts an answer. Dropping the receiver stops it before the backend's next step.
-pub(crate) fn start(app: &App, request: AnswerRequest) -> mpsc::Receiver<AnswerEvent> {
-    let (events, receiver) = mpsc::channel(EVENTS_AHEAD);
-    let app = app.clone();
+/// An answer that is being written. Dropping it stops the answer before the backend's next step.
+pub(crate) struct Answering {
+    app: App,
+    asked_by: AskedBy,
+    message: Option<(ConversationId, MessageId)>,
+    events: mpsc::Receiver<HandoffEvent<AppError>>,
+    moves: mpsc::Sender<Place>,
+    /// Which place wrote which part of what was told so far.
+    ledger: Ledger,
+    told_at: Instant,
+    routed: Option<Routed>,
+}
+
+/// Starts an answer.
+pub(crate) fn start(app: &App, mut request: AnswerRequest) -> Answering {
+    let (sender, events) = mpsc::channel(EVENTS_AHEAD);
+    let (moves, wanted) = mpsc::channel(1);
+    let host = AnswerHost::new(app.clone(), request.clone(), wanted);
+    // All places draw by the same seed.
+    request.chat.sampling.seed.get_or_insert_with(fresh_seed);
+    let (task, chat) = (app.clone(), request.chat);
     tokio::spawn(async move {
-        let _faster_vitals = app.inner.vitals.generating();
-        let closed = events.clone();
+        let _faster_vitals = task.inner.vitals.generating();
+        let answer = Box::pin(handoff::answer(&host, Ask { request: chat }, &sender));
         tokio::select! {
-            () = closed.closed() => {}
-            () = run(&app, request, &events) => {}
+            () = sender.closed() => {}
+            _ = answer => {}
         }
-        app.inner.speeds.end();
+        task.inner.speeds.end();
     });
-    receiver
+    Answering {
+        app: app.clone(),
+        asked_by: request.asked_by,
+        message: request.message,
+        events,
+        moves,
+        ledger: Ledger::default(),
+        told_at: Instant::now(),
+        routed: None,
+    }
 }
 
-async fn run(app: &App, mut request: AnswerRequest, events: &mpsc::Sender<AnswerEvent>) {
-    if !request.stays_local && app.settings().offload != OffloadMode::LocalOnly {
-        app.inner.nodes.probe_unknown().await;
+/// A seed that every server understands.
+fn fresh_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0) >> 33
+}
+
+impl Answering {
+    /// The next event; `None` after the last.
+    pub(crate) async fn next(&mut self) -> Option<AnswerEvent> {
+        poll_fn(|context| self.poll_next(context)).await
     }
-    let mut failed_nodes = Vec::new();
-    loop {
-        let (decision, model) = match route(app, &request, &failed_nodes).await {
-            Ok(routed) => routed,
-            Err(error) => return send(events, AnswerEvent::Failed(error)).await,
-        };
-        let record = DecisionRecord::from(&decision);
-        let outcome = match decision.target {
-            Target::Refuse => {
-                let routed = Routed { decision: record, place_id: String::new(), model: String::new() };
-                send(events, AnswerEvent::Routed(routed)).await;
-                Err((refusal(&decision), false))
+
+    pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<AnswerEvent>> {
+        loop {
+            let Some(event) = ready!(self.events.poll_recv(context)) else { return Poll::Ready(None) };
+            self.ledger.take(&event, self.told_at.elapsed());
+            if let Some(event) = self.in_our_words(event) {
+                return Poll::Ready(Some(event));
             }
-            Target::Here { context_len } => {
-                let Some(model) = model else {
-                    let error = AppError::new(ErrorCode::NoModel, "No model is chosen.");
-                    return send(events, AnswerEvent::Failed(error)).await;
+        }
+    }
+
+    /// Which place wrote which part of what was told so far.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Whoever asked stopped it.
+    pub(crate) fn stop(&mut self) {
+        self.events.close();
+        self.ledger.stop();
+    }
+
+    /// Through which the user says where it shall go on.
+    pub(crate) fn moves(&self) -> mpsc::Sender<Place> {
+        self.moves.clone()
+    }
+
+    fn in_our_words(&mut self, event: HandoffEvent<AppError>) -> Option<AnswerEvent> {
+        match event {
+            HandoffEvent::Routed { decision, place, model, continuation } => {
+                let place_id = place.as_ref().map_or_else(String::new, id_of);
+                let routed = Routed { decision: DecisionRecord::from(&*decision), place_id, model };
+                let kind = match (&place, continuation) {
+                    (None, _) => DecisionKind::Refused,
+                    (Some(_), None) => DecisionKind::Start,
+                    (Some(_), Some(_)) => DecisionKind::Move,
                 };
-                let routed = Routed { decision: record, place_id: "here".to_owned(), model: model.id.clone() };
-                let spec = app.load_spec(&model, context_len);
-                let stream =
-                    app.inner.engine.chat(spec, request.chat.clone()).map(|event| event.map_err(generate_error));
-                forward(app, routed, stream.boxed(), events).await
-            }
-            Target::Node { id } => {
-                let outcome = answer_on_node(app, &id, record, &request.chat, events).await;
-                if let Err((error, _)) = &outcome {
-                    note_failure(app, &id, error);
+                self.note(kind, &routed);
+                if place.is_some() {
+                    self.app.inner.speeds.begin(&routed.place_id, &routed.model);
+                    self.told_at = Instant::now();
                 }
-                match outcome {
-                    // Nothing was written yet and the user left the choice to us: choose again without this node.
-                    Err((error, false)) if may_choose_again(app, &request, &error) => {
-                        tracing::info!(node = id, "node failed before its first token, deciding again");
-                        failed_nodes.push(id);
-                        request.place = None;
-                        continue;
+                self.routed = Some(routed.clone());
+                Some(AnswerEvent::Routed(routed))
+            }
+            HandoffEvent::Relieved { measure, concern } => {
+                let note = format!("this machine {}, so {}", concern.sentence, described(measure));
+                if let Some(routed) = self.routed.clone() {
+                    let decision = DecisionRecord::of_concern(&routed.decision, &concern, &note);
+                    self.note(DecisionKind::Relief, &Routed { decision, ..routed });
+                }
+                Some(AnswerEvent::Note(sentence(&note)))
+            }
+            HandoffEvent::Stayed(decision) => {
+                let record = DecisionRecord::from(&*decision);
+                let note = sentence(&format!("it stays where it is: {}", decision.sentence));
+                if let Some(routed) = self.routed.clone() {
+                    self.note(DecisionKind::Stay, &Routed { decision: record, ..routed });
+                }
+                Some(AnswerEvent::Note(note))
+            }
+            HandoffEvent::Lost(why) => {
+                if let Some(routed) = self.routed.clone() {
+                    let decision = DecisionRecord { sentence: why, ..routed.decision.clone() };
+                    self.note(DecisionKind::Lost, &Routed { decision, ..routed });
+                }
+                None
+            }
+            HandoffEvent::Chat(event) => {
+                match &event {
+                    ChatEvent::Text(_) | ChatEvent::Thinking(_) | ChatEvent::ToolCall { .. } => {
+                        self.told_at = Instant::now();
+                        self.app.inner.speeds.piece(self.told_at);
                     }
-                    outcome => outcome,
+                    ChatEvent::Finished(finish) => self.note_speed(finish),
+                    ChatEvent::Progress(_) | ChatEvent::Logprobs(_) | ChatEvent::Tokens { .. } => {}
                 }
+                Some(AnswerEvent::Chat(event))
             }
+            HandoffEvent::Failed(error) => Some(AnswerEvent::Failed(error)),
+        }
+    }
+
+    /// The place that wrote last was this fast.
+    fn note_speed(&self, finish: &Finish) {
+        let (Some(routed), Some(last)) = (&self.routed, self.ledger.segments().last()) else { return };
+        let Some(speed) = finish.timings.decode_tokens_per_sec else { return };
+        let own = last.tokens.as_ref().filter(|tokens| !tokens.is_empty()).map(ExactSizeIterator::len);
+        let is_all = self.ledger.segments().len() == 1;
+        let whole = finish.usage.map(|usage| usage.completion_tokens).filter(|_| is_all);
+        if let Some(tokens) = own.or(whole) {
+            self.app.inner.speeds.record(&routed.place_id, &routed.model, tokens, speed);
+            self.app.save_speeds();
+        }
+        self.app.inner.nodes.update(&routed.place_id, |view| view.decode_tokens_per_sec = Some(speed));
+        if is_all && last.place == Place::Here {
+            self.app.note_speed(&routed.model, finish);
+        }
+    }
+
+    fn note(&self, kind: DecisionKind, routed: &Routed) {
+        let (conversation, message) = self.message.unzip();
+        let note = DecisionNote {
+            kind,
+            asked_by: self.asked_by,
+            conversation,
+            message,
+            model: routed.model.clone(),
+            place_id: routed.place_id.clone(),
+            record: routed.decision.clone(),
         };
-        if let Err((error, _)) = outcome {
-            send(events, AnswerEvent::Failed(error)).await;
-        }
-        return;
+        let app = self.app.clone();
+        self.app.in_background(async move { app.note_decision(note).await });
     }
 }
 
-fn may_choose_again(app: &App, request: &AnswerRequest, error: &AppError) -> bool {
-    request.place.is_none()
-        && app.settings().offload == OffloadMode::Auto
-        && matches!(error.code, ErrorCode::NodeUnreachable | ErrorCode::NodeFailed | ErrorCode::CutOff)
-}
-
-fn note_failure(app: &App, id: &str, error: &AppError) {
-    let state = match error.code {
-        ErrorCode::NodeUnreachable | ErrorCode::CutOff => NodeState::Unreachable(error.sentence.clone()),
-        ErrorCode::NodeUnauthorized => NodeState::Unauthorized,
-        _ => return,
-    };
-    app.inner.nodes.update(id, |view| {
-        if let Some(status) = &mut view.status {
-            status.state = state;
-        }
-    });
-}
-
-async fn answer_on_node(
-    app: &App,
-    id: &str,
-    decision: DecisionRecord,
-    request: &ChatRequest,
-    events: &mpsc::Sender<AnswerEvent>,
-) -> Result<(), (AppError, bool)> {
-    let gone = || (AppError::new(ErrorCode::NotFound, format!("The node “{id}” is not on the list.")), false);
-    let (client, view) = app.inner.nodes.client(id).ok_or_else(gone)?;
-    let model = match view.model_for(request.model.as_deref()) {
-        Some(model) => model.to_owned(),
-        None => {
-            let error = AppError::new(ErrorCode::NodeFailed, format!("{} has no model to answer with.", view.name));
-            return Err((error.with_hint("Load one there, then test the node again."), false));
-        }
-    };
-    let name = view.name.clone();
-    let mut request = request.clone();
-    if view.status.as_ref().and_then(|status| status.engine.as_deref()) == Some("mlx_lm") {
-        // It ends answers after 512 tokens where a request doesn't say; the others go on to the end of the context.
-        request.sampling.max_tokens.get_or_insert(app.settings().context_len);
+/// `here`, or the node's id.
+pub(crate) fn id_of(place: &Place) -> String {
+    match place {
+        Place::Here => "here".to_owned(),
+        Place::Node(id) => id.clone(),
     }
-    let stream = client.chat(&model, request).map(move |event| event.map_err(|error| node_error(&name, &error)));
-    let routed = Routed { decision, place_id: id.to_owned(), model };
-    forward(app, routed, stream.boxed(), events).await
 }
 
-/// Hands a backend's events on; the error says whether text had come before it.
-async fn forward(
-    app: &App,
-    routed: Routed,
-    mut stream: BoxStream<'_, Result<ChatEvent, AppError>>,
-    events: &mpsc::Sender<AnswerEvent>,
-) -> Result<(), (AppError, bool)> {
-    let speeds = &app.inner.speeds;
-    speeds.begin(&routed.place_id, &routed.model);
-    send(events, AnswerEvent::Routed(routed.clone())).await;
-    let mut has_text = false;
-    while let Some(event) = stream.next().await {
-        let event = event.map_err(|error| (error, has_text))?;
-        match &event {
-            ChatEvent::Text(_) | ChatEvent::Thinking(_) | ChatEvent::ToolCall { .. } => {
-                has_text = true;
-                speeds.piece(Instant::now());
-            }
-            ChatEvent::Finished(finish) => {
-                if let (Some(usage), Some(speed)) = (finish.usage, finish.timings.decode_tokens_per_sec) {
-                    speeds.record(&routed.place_id, &routed.model, usage.completion_tokens, speed);
-                    app.inner.nodes.update(&routed.place_id, |view| view.decode_tokens_per_sec = Some(speed));
-                    app.save_speeds();
-                }
-            }
-            ChatEvent::Progress(_) | ChatEvent::Logprobs(_) | ChatEvent::Tokens { .. } => {}
-        }
-        let finished = matches!(event, ChatEvent::Finished(_));
-        send(events, AnswerEvent::Chat(event)).await;
-        if finished {
-            return Ok(());
-        }
+fn described(measure: Measure) -> String {
+    match measure {
+        Measure::UnloadIdleModels => "models that nobody uses were unloaded".to_owned(),
+        Measure::TrimCaches => "the memory of other conversations was given back".to_owned(),
+        Measure::CapContext(tokens) => format!("this answer ends at {tokens} tokens of context"),
+        Measure::Pace(speed) => format!("the answer is written at {speed:.0} tok/s until it has cooled"),
     }
-    Err((AppError::new(ErrorCode::CutOff, "The answer ended in the middle."), has_text))
-}
-
-async fn send(events: &mpsc::Sender<AnswerEvent>, event: AnswerEvent) {
-    // A closed channel ends the task through `closed`, so there is nothing to do about it here.
-    let _ = events.send(event).await;
-}
-
-/// Gathers the demand and asks routing. The model is the one that would run here.
-async fn route(
-    app: &App,
-    request: &AnswerRequest,
-    failed_nodes: &[String],
-) -> Result<(Decision, Option<ModelEntry>), AppError> {
-    let wanted = request.chat.model.as_deref();
-    let settings = app.settings();
-    let entry = app.model_for(wanted);
-    let wanted_on_nodes = wanted.map(str::to_owned).or_else(|| entry.as_ref().map(|entry| entry.id.clone()));
-    let mut options: Vec<_> = app
-        .inner
-        .nodes
-        .views()
-        .iter()
-        .map(|view| {
-            let mut option = view.option(wanted_on_nodes.as_deref());
-            if failed_nodes.contains(&option.id) {
-                option.reachable = Some(false);
-            }
-            option
-        })
-        .collect();
-    if let Some(wanted) = wanted
-        && entry.is_none()
-    {
-        let has_it = |view: &crate::NodeView| {
-            view.status.as_ref().is_some_and(|status| status.models.iter().any(|model| same_model(model, wanted)))
-        };
-        let having: Vec<String> = app.inner.nodes.views().into_iter().filter(has_it).map(|view| view.id).collect();
-        options.retain(|option| having.contains(&option.id));
-        if having.is_empty() {
-            return Err(AppError::new(ErrorCode::NotFound, format!("There is no model “{wanted}” here or on a node."))
-                .with_hint("`tidegate serve` and the model picker list what there is."));
-        }
-    }
-
-    let mut demand = Demand { stays_local: request.stays_local, place: request.place.clone(), ..Demand::default() };
-    if let Some(entry) = &entry
-        && let Ok(header) = &entry.header
-    {
-        let prompt_tokens = app.inner.engine.count_prompt_tokens(&entry.path, &request.chat).await;
-        demand.prompt_tokens =
-            prompt_tokens.inspect_err(|error| tracing::warn!(error = chain(error), "prompt not counted")).ok();
-        let needed = demand.prompt_tokens.unwrap_or(0)
-            + request.chat.sampling.max_tokens.unwrap_or(ANSWER_ROOM).min(ANSWER_ROOM);
-        demand.wanted_context = settings.context_len.max(needed).min(header.context_len);
-        demand.model = Some(app.local_model(entry, header));
-    }
-    Ok((decide(&app.policy(), &demand, &app.outlook(), &options), entry))
 }
 
 impl App {
     /// How the engine is to load a model, within the memory that is free now.
-    fn load_spec(&self, entry: &ModelEntry, context_len: usize) -> LoadSpec {
+    pub(crate) fn load_spec(&self, entry: &ModelEntry, context_len: usize) -> LoadSpec {
         let model = entry.usable().map(|header| self.local_model(entry, header));
         let available =
             model.as_ref().and_then(|model| fit(model, &self.policy(), self.outlook().snapshot(), context_len).budget);
@@ -275,6 +262,7 @@ impl App {
         };
         let kv_type = self.settings().kv_type();
         let footprint = header.footprint(header.context_len, kv_type);
+        let calibration = self.calibration();
         LocalModel {
             weights: footprint.weights,
             kv_per_token: header.kv_bytes_per_token(kv_type),
@@ -282,22 +270,16 @@ impl App {
             trained_context: header.context_len,
             already_loaded: own,
             other_loaded: other,
+            prefix_tokens: None,
             decode_tokens_per_sec: self.inner.speeds.usual("here", &entry.id),
-            ..LocalModel::default()
+            prefill_tokens_per_sec: calibration
+                .as_ref()
+                .filter(|calibration| calibration.model == entry.id)
+                .map(|calibration| calibration.prefill_tokens_per_sec),
+            bytes_per_token: Some(header.bytes_per_token(0, kv_type)),
+            flops_per_token: Some(header.flops_per_token()),
+            calibration: calibration.map(|calibration| calibration.for_forecasts()),
         }
-    }
-}
-
-fn refusal(decision: &Decision) -> AppError {
-    let code = match decision.reason {
-        Reason::NoModel => ErrorCode::NoModel,
-        Reason::NoNode | Reason::NodeUnreachable => ErrorCode::NodeUnreachable,
-        _ => ErrorCode::DoesNotFit,
-    };
-    let error = AppError::new(code, sentence(&decision.sentence));
-    match &decision.counterfactual {
-        Some(hint) => error.with_hint(sentence(hint)),
-        None => error,
     }
 }
 
@@ -312,16 +294,4 @@ pub(crate) fn generate_error(error: GenerateError) -> AppError {
         _ => ErrorCode::EngineFailed,
     };
     AppError::new(code, sentence(&error.to_string()))
-}
-
-fn node_error(name: &str, error: &NodeError) -> AppError {
-    tracing::warn!(node = name, error = chain(error), "answer failed on a node");
-    let code = match error {
-        NodeError::BadAddress { .. } => ErrorCode::BadRequest,
-        NodeError::Unauthorized => ErrorCode::NodeUnauthorized,
-        NodeError::Unreachable { .. } => ErrorCode::NodeUnreachable,
-        NodeError::CutOff | NodeError::TimedOut { .. } => ErrorCode::CutOff,
-        _ => ErrorCode::NodeFailed,
-    };
-    AppError::new(code, format!("{name}: {}", sentence(&error.to_string())))
 }

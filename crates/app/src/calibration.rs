@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use store::{Store, StoreError};
 use vitals::machine;
 
-use crate::App;
 use crate::error::{AppError, ErrorCode};
 use crate::model_list::ModelEntry;
+use crate::{App, AskedBy};
 
 const SETTING: &str = "calibration";
 /// Larger than the caches of nearly every processor, and read in a tenth of a second by the slowest.
@@ -24,6 +24,8 @@ const LEAST_BUFFER: Bytes = Bytes::mib(64);
 const RUNS: usize = 3;
 const LIMIT: Duration = Duration::from_secs(6);
 const ANSWER_TOKENS: usize = 48;
+/// Asks for an answer that takes long.
+pub(crate) const LONG_ANSWER: &str = "Write all numbers from 1 to 500, one on each line, and nothing else.";
 /// Twelve of these are a prompt of about 250 tokens.
 const SENTENCE: &str = "The tide comes in and the tide goes out, and the gate lets the water of the marsh drain. ";
 /// Prompts and answers with fewer tokens say little about speed.
@@ -61,6 +63,17 @@ pub struct MeasuredOn {
     pub os: String,
     /// The version of the engine.
     pub engine: String,
+}
+
+impl Calibration {
+    /// What forecasts for other models need of it.
+    pub(crate) fn for_forecasts(&self) -> routing::Calibration {
+        routing::Calibration {
+            bandwidth_bytes_per_sec: self.bandwidth_bytes_per_sec,
+            eta: self.eta,
+            prefill_flops_per_sec: Some(self.prefill_flops_per_sec),
+        }
+    }
 }
 
 impl MeasuredOn {
@@ -169,11 +182,13 @@ impl App {
             .map_err(|error| AppError::internal("measuring memory", &error))?
             .map_err(crate::answer::generate_error)?;
         // Loads the weights and wakes the clocks.
-        self.timed_answer(&entry, "Hi", 8).await?;
+        self.timed_answer(&entry, LONG_ANSWER, 8).await?;
         let (started, mut samples) = (Instant::now(), Vec::new());
-        while samples.len() < RUNS && (samples.is_empty() || started.elapsed() < LIMIT) {
+        // An answer may end before it says anything.
+        let says_enough = |samples: &[Sample]| samples.iter().any(|sample| sample.decode_tokens_per_sec.is_some());
+        while samples.len() < RUNS && (!says_enough(&samples) || started.elapsed() < LIMIT) {
             // A number at the very start keeps the cache of one run from helping the next.
-            let prompt = format!("{}. {}", samples.len(), SENTENCE.repeat(12));
+            let prompt = format!("{}. {}\nContinue this text.", samples.len(), SENTENCE.repeat(12));
             let finish = self.timed_answer(&entry, &prompt, ANSWER_TOKENS).await?;
             samples.push(Sample::of(&header, kv_type, &finish));
         }
@@ -227,11 +242,11 @@ impl App {
     async fn timed_answer(&self, entry: &ModelEntry, prompt: &str, tokens: usize) -> Result<Finish, AppError> {
         let request = ChatRequest {
             model: Some(entry.id.clone()),
-            messages: vec![Message::new(Role::System, prompt), Message::new(Role::User, "Go on.")],
+            messages: vec![Message::new(Role::User, prompt)],
             sampling: SamplingParams { temperature: Some(0.0), max_tokens: Some(tokens), ..SamplingParams::default() },
             ..ChatRequest::default()
         };
-        let mut events = self.complete(request, Some(PlaceChoice::Here)).await?.into_events();
+        let mut events = self.complete(request, Some(PlaceChoice::Here), AskedBy::Terminal).await?.into_chat_events();
         while let Some(event) = events.next().await {
             if let ChatEvent::Finished(finish) = event? {
                 return Ok(finish);

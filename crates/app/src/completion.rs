@@ -1,15 +1,14 @@
 //! Answers without a conversation, for the gateway and the command line.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use chat::{ChatEvent, ChatRequest};
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use routing::PlaceChoice;
-use tokio::sync::mpsc;
 
-use crate::answer::{self, AnswerEvent, AnswerRequest};
-use crate::{App, AppError, DecisionRecord, ErrorCode};
+use crate::answer::{self, AnswerEvent, AnswerRequest, Answering};
+use crate::{App, AppError, AskedBy, DecisionRecord, ErrorCode};
 
 /// An answer that has begun. Dropping it stops the answer.
 #[derive(Debug)]
@@ -22,15 +21,35 @@ pub struct Completion {
 }
 
 impl Completion {
-    /// What the backend says, without the decision.
-    pub fn into_events(self) -> impl Stream<Item = Result<ChatEvent, AppError>> + Send + Unpin {
+    /// What follows the first decision.
+    pub fn into_events(self) -> impl Stream<Item = Result<CompletionEvent, AppError>> + Send + Unpin {
         self.events
     }
+
+    /// What the backends say, without the decisions.
+    pub fn into_chat_events(self) -> impl Stream<Item = Result<ChatEvent, AppError>> + Send + Unpin {
+        self.events.filter_map(|event| {
+            std::future::ready(match event {
+                Ok(CompletionEvent::Chat(event)) => Some(Ok(event)),
+                Ok(CompletionEvent::Moved(_)) => None,
+                Err(error) => Some(Err(error)),
+            })
+        })
+    }
+}
+
+/// What happens in an answer that has begun.
+#[derive(Clone, Debug)]
+pub enum CompletionEvent {
+    /// What a backend says.
+    Chat(ChatEvent),
+    /// The answer goes on elsewhere, and why.
+    Moved(DecisionRecord),
 }
 
 struct CompletionEvents {
     first: Option<ChatEvent>,
-    rest: mpsc::Receiver<AnswerEvent>,
+    answering: Answering,
 }
 
 impl std::fmt::Debug for CompletionEvents {
@@ -40,18 +59,18 @@ impl std::fmt::Debug for CompletionEvents {
 }
 
 impl Stream for CompletionEvents {
-    type Item = Result<ChatEvent, AppError>;
+    type Item = Result<CompletionEvent, AppError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(first)));
+            return Poll::Ready(Some(Ok(CompletionEvent::Chat(first))));
         }
         loop {
-            return Poll::Ready(match std::task::ready!(self.rest.poll_recv(context)) {
-                Some(AnswerEvent::Chat(event)) => Some(Ok(event)),
+            return Poll::Ready(match ready!(self.answering.poll_next(context)) {
+                Some(AnswerEvent::Chat(event)) => Some(Ok(CompletionEvent::Chat(event))),
+                Some(AnswerEvent::Routed(routed)) => Some(Ok(CompletionEvent::Moved(routed.decision))),
                 Some(AnswerEvent::Failed(error)) => Some(Err(error)),
-                // Only before the first event can an answer move to another place.
-                Some(AnswerEvent::Routed(_)) => continue,
+                Some(AnswerEvent::Note(_)) => continue,
                 None => None,
             });
         }
@@ -64,19 +83,26 @@ impl App {
     ///
     /// # Errors
     /// Whatever keeps the answer from beginning; later failures come as the last item of the stream.
-    pub async fn complete(&self, request: ChatRequest, place: Option<PlaceChoice>) -> Result<Completion, AppError> {
+    pub async fn complete(
+        &self,
+        request: ChatRequest,
+        place: Option<PlaceChoice>,
+        asked_by: AskedBy,
+    ) -> Result<Completion, AppError> {
         if request.messages.is_empty() {
             return Err(AppError::new(ErrorCode::BadRequest, "The request has no messages."));
         }
-        let mut events = answer::start(self, AnswerRequest { chat: request, place, stays_local: false });
+        let request = AnswerRequest { chat: request, place, stays_local: false, asked_by, message: None };
+        let mut answering = answer::start(self, request);
         let mut routed = None;
         loop {
-            match events.recv().await {
+            match answering.next().await {
                 Some(AnswerEvent::Routed(next)) => routed = Some(next),
+                Some(AnswerEvent::Note(_)) => {}
                 Some(AnswerEvent::Failed(error)) => return Err(error),
                 Some(AnswerEvent::Chat(first)) => {
                     let Some(routed) = routed else { continue };
-                    let events = CompletionEvents { first: Some(first), rest: events };
+                    let events = CompletionEvents { first: Some(first), answering };
                     return Ok(Completion { decision: routed.decision, model: routed.model, events });
                 }
                 None => return Err(AppError::new(ErrorCode::Internal, "The answer ended without a word.")),

@@ -1,4 +1,4 @@
-use routing::{Decision, Target};
+use routing::{Concern, Decision, ReadingCheck, Target};
 use serde::{Deserialize, Serialize};
 use store::{Segment, StoredMessage};
 
@@ -47,6 +47,29 @@ pub struct AlternativeRecord {
     pub outcome: String,
 }
 
+impl DecisionRecord {
+    /// What was done about `concern` for an answer that runs where `decision` said.
+    pub(crate) fn of_concern(decision: &Self, concern: &Concern, sentence: &str) -> Self {
+        Self {
+            reason: concern.reason.as_str().to_owned(),
+            sentence: sentence.to_owned(),
+            counterfactual: None,
+            readings: records(&concern.readings),
+            ..decision.clone()
+        }
+    }
+}
+
+fn records(readings: &[ReadingCheck]) -> Vec<ReadingRecord> {
+    let record = |reading: &ReadingCheck| ReadingRecord {
+        name: reading.name.to_owned(),
+        value: reading.value.clone(),
+        limit: reading.limit.clone(),
+        exceeded: reading.exceeded,
+    };
+    readings.iter().map(record).collect()
+}
+
 impl From<&Decision> for DecisionRecord {
     fn from(decision: &Decision) -> Self {
         Self {
@@ -60,16 +83,7 @@ impl From<&Decision> for DecisionRecord {
             reason: decision.reason.as_str().to_owned(),
             sentence: decision.sentence.clone(),
             counterfactual: decision.counterfactual.clone(),
-            readings: decision
-                .readings
-                .iter()
-                .map(|reading| ReadingRecord {
-                    name: reading.name.to_owned(),
-                    value: reading.value.clone(),
-                    limit: reading.limit.clone(),
-                    exceeded: reading.exceeded,
-                })
-                .collect(),
+            readings: records(&decision.readings),
             alternatives: decision
                 .alternatives
                 .iter()

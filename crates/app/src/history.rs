@@ -39,9 +39,10 @@ impl DecisionKind {
 }
 
 /// Who asked for an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AskedBy {
     /// The user, in the window.
+    #[default]
     Window,
     /// A program, over HTTP.
     Gateway,

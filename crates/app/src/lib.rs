@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod answer;
+mod answer_host;
 mod calibration;
 mod completion;
 mod conversations;
@@ -30,7 +31,7 @@ use std::sync::Arc;
 
 pub use calibration::{Calibration, MeasuredOn};
 pub use chat;
-pub use completion::Completion;
+pub use completion::{Completion, CompletionEvent};
 pub use decision_record::{AlternativeRecord, DecisionRecord, ReadingRecord, decision_of, decision_of_segment};
 pub use engine::{Footprint, KvType, ModelHeader, Perplexity, device_name};
 pub use error::{AppError, ErrorCode};
@@ -39,9 +40,11 @@ pub use library::AddHow;
 pub use model_list::{ModelEntry, ModelOrigin};
 pub use node_list::NodeView;
 pub use nodes::{NodeAddress, NodeState, NodeStatus};
-pub use pressure::{PressureCurve, PressureEnd, PressurePlan, PressureStep, PressureThresholds, hold_memory};
+pub use pressure::{
+    NoThresholds, PressureCurve, PressureEnd, PressurePlan, PressureStep, PressureThresholds, hold_memory,
+};
 pub use reply::{ReplyEvent, ReplyStream, SendMessage};
-pub use routing::{Fit, OffloadMode, PlaceChoice, Trust, Verdict};
+pub use routing::{Fit, OffloadMode, PlaceChoice, Trust, Verdict, case};
 pub use settings::{Settings, Theme};
 pub use start::{AppConfig, StartError, default_data_dir};
 pub use store::{

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nodes::{NodeAddress, NodeClient, NodeState, NodeStatus};
-use routing::{NodeOption, Trust};
+use routing::{Continuation, NodeOption, Trust};
 use tokio::sync::watch;
 
 use crate::error::{AppError, ErrorCode, sentence};
@@ -25,6 +25,8 @@ pub struct NodeView {
     pub trust: Trust,
     /// What the last probe or answer told; `None` until the first.
     pub status: Option<NodeStatus>,
+    /// How its models go on with answers that were begun elsewhere, as far as they were asked.
+    pub continuations: HashMap<String, Continuation>,
     /// Measured while it answered last.
     pub decode_tokens_per_sec: Option<f64>,
 }
@@ -39,6 +41,29 @@ impl NodeView {
             .map(String::as_str)
     }
 
+    /// What serves there, where it is known.
+    pub(crate) fn engine(&self) -> Option<&str> {
+        self.status.as_ref()?.engine.as_deref()
+    }
+
+    /// Names what token ids mean to its model, where it tells.
+    pub(crate) fn tokenizer_of(&self, model: &str) -> Option<&str> {
+        self.status.as_ref()?.tokenizers.get(model).map(String::as_str)
+    }
+
+    /// How its model goes on with an answer that was begun elsewhere, as far as that is known: another Tidegate says what
+    /// its tokens mean, the others were asked.
+    pub(crate) fn continuation_of(&self, model: &str) -> Option<Continuation> {
+        match self.tokenizer_of(model) {
+            Some(_) => Some(Continuation::Tokens),
+            None => self.continuations.get(model).copied(),
+        }
+    }
+
+    pub(crate) fn note_continuation(&mut self, model: &str, level: Continuation) {
+        self.continuations.insert(model.to_owned(), level);
+    }
+
     pub(crate) fn option(&self, wanted: Option<&str>) -> NodeOption {
         NodeOption {
             id: self.id.clone(),
@@ -46,6 +71,7 @@ impl NodeView {
             reachable: self.status.as_ref().map(|status| matches!(status.state, NodeState::Ready)),
             has_model: self.model_for(wanted).is_some(),
             trust: Some(self.trust),
+            continuation: self.model_for(wanted).and_then(|model| self.continuation_of(model)),
             decode_tokens_per_sec: self.decode_tokens_per_sec,
             ..NodeOption::default()
         }
@@ -97,15 +123,24 @@ impl NodeList {
         let name = host_of(&address.url);
         let url = address.url.clone();
         let has_key = address.key.is_some();
-        let client = NodeClient::new(address)
-            .map_err(|error| AppError::new(ErrorCode::BadRequest, sentence(&error.to_string())))?;
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = entries.values().find(|entry| entry.view.url == url) {
             return Err(AppError::new(ErrorCode::BadRequest, format!("{} is on the list already.", known.view.name)));
         }
         let id = id.unwrap_or_else(|| free_id(&name, |id| entries.contains_key(id)));
+        let client = NodeClient::new(&id, address)
+            .map_err(|error| AppError::new(ErrorCode::BadRequest, sentence(&error.to_string())))?;
         let trust = trust::of_address(&url);
-        let view = NodeView { id: id.clone(), name, url, has_key, trust, status: None, decode_tokens_per_sec: None };
+        let view = NodeView {
+            id: id.clone(),
+            name,
+            url,
+            has_key,
+            trust,
+            status: None,
+            continuations: HashMap::new(),
+            decode_tokens_per_sec: None,
+        };
         entries.insert(id, Entry { client: Arc::new(client), view: view.clone(), temporary });
         drop(entries);
         self.publish();

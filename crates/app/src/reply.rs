@@ -1,21 +1,24 @@
 //! Answers inside a conversation: what is asked and what is written is in the store before anybody sees it.
 
+use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Message, Progress, Role, SamplingParams};
 use futures::Stream;
-use routing::PlaceChoice;
+use handoff::Ended;
+use routing::{Continuation, Place, PlaceChoice};
 use store::{
     Conversation, ConversationId, MessageEnd, MessageId, MessageState, NewMessage, Segment, Store, StoreError,
     StoredMessage,
 };
 use tokio::sync::mpsc;
 
-use crate::answer::{self, AnswerEvent, AnswerRequest, Routed};
+use crate::answer::{self, AnswerEvent, AnswerRequest, Answering, Routed};
 use crate::error::{AppError, ErrorCode};
-use crate::{App, DecisionRecord};
+use crate::{App, AskedBy, DecisionRecord};
 
 /// The most that a crash can take of an answer.
 const SAVE_EVERY: Duration = Duration::from_millis(250);
@@ -33,6 +36,8 @@ pub struct SendMessage {
     pub model: Option<String>,
     /// Where to answer; `None` leaves it to the offload switch.
     pub place: Option<PlaceChoice>,
+    /// Who asks; the history of decisions says so.
+    pub asked_by: AskedBy,
 }
 
 /// What happens while a message is answered.
@@ -114,12 +119,32 @@ impl App {
             sampling: SamplingParams { temperature: settings.temperature, ..SamplingParams::default() },
             ..ChatRequest::default()
         };
-        let request = AnswerRequest { chat, place: message.place, stays_local: conversation.stays_local };
+        // Their count is told with the answer.
+        let chat = ChatRequest { tells_tokens: true, ..chat };
+        let request = AnswerRequest {
+            chat,
+            place: message.place,
+            stays_local: conversation.stays_local,
+            asked_by: message.asked_by,
+            message: Some((conversation.id, answer)),
+        };
         let (events, stream) = mpsc::channel(64);
         let accepted = ReplyEvent::Accepted { conversation: conversation.id, user_message, message: answer };
         let _ = events.send(accepted).await;
-        let writing = Writing { app: self.clone(), id: answer, events, pending: Pending::default(), routed: None };
-        let task = tokio::spawn(writing.run(request));
+        let answering = answer::start(self, request);
+        self.inner.moves.add(answer, answering.moves());
+        let writing = Writing {
+            app: self.clone(),
+            id: answer,
+            events,
+            answering,
+            pending: Pending::default(),
+            routes: Vec::new(),
+            decision: None,
+            began: Instant::now(),
+            ttft: None,
+        };
+        let task = tokio::spawn(writing.run());
         self.inner.replies.track(task);
         Ok(ReplyStream(stream))
     }
@@ -208,37 +233,45 @@ struct Writing {
     app: App,
     id: MessageId,
     events: mpsc::Sender<ReplyEvent>,
+    answering: Answering,
     pending: Pending,
-    routed: Option<Routed>,
+    /// The places that were tried, in order: one for each segment of the ledger.
+    routes: Vec<Routed>,
+    /// Where it began, or why it didn't.
+    decision: Option<DecisionRecord>,
+    began: Instant,
+    /// From the beginning to the first thing that was told.
+    ttft: Option<Duration>,
 }
 
 impl Writing {
-    async fn run(mut self, request: AnswerRequest) {
-        let mut answer = answer::start(&self.app, request);
+    async fn run(mut self) {
         let closed = self.events.clone();
         let mut closing = self.app.inner.closing.subscribe();
         loop {
             let event = tokio::select! {
                 biased;
                 () = closed.closed() => {
-                    drop(answer);
+                    self.answering.stop();
                     return self.end(MessageState::Stopped, None, None).await;
                 }
                 _ = closing.changed() => {
-                    drop(answer);
+                    self.answering.stop();
                     return self.end(MessageState::Stopped, None, None).await;
                 }
-                event = answer.recv() => event,
+                event = self.answering.next() => event,
             };
             match event {
                 Some(AnswerEvent::Routed(routed)) => {
-                    self.tell(ReplyEvent::Routed(routed.decision.clone())).await;
-                    self.routed = Some(routed);
+                    let event = self.route(routed);
+                    self.tell(event).await;
                 }
+                Some(AnswerEvent::Note(sentence)) => self.tell(ReplyEvent::Note { sentence }).await,
                 Some(AnswerEvent::Chat(ChatEvent::Progress(progress))) => {
                     self.tell(ReplyEvent::Progress(progress)).await;
                 }
                 Some(AnswerEvent::Chat(ChatEvent::Text(text))) => {
+                    self.ttft.get_or_insert_with(|| self.began.elapsed());
                     self.pending.text.push_str(&text);
                     self.tell(ReplyEvent::Text(text)).await;
                     self.save_now_and_then().await;
@@ -250,6 +283,7 @@ impl Writing {
                     self.tell(ReplyEvent::Text(text)).await;
                 }
                 Some(AnswerEvent::Chat(ChatEvent::Thinking(text))) => {
+                    self.ttft.get_or_insert_with(|| self.began.elapsed());
                     self.pending.thinking.push_str(&text);
                     self.tell(ReplyEvent::Thinking(text)).await;
                     self.save_now_and_then().await;
@@ -305,8 +339,9 @@ impl Writing {
 
     async fn end(mut self, state: MessageState, finish: Option<Finish>, error: Option<AppError>) {
         self.save().await;
-        let segments = self.segment(finish).into_iter().collect();
-        let decision = self.routed.as_ref().and_then(|routed| serde_json::to_string(&routed.decision).ok());
+        self.app.inner.moves.remove(self.id);
+        let segments = self.segments(finish);
+        let decision = self.decision.as_ref().and_then(|decision| serde_json::to_string(decision).ok());
         let (id, end) = (self.id, MessageEnd { state, segments });
         let (written, explained) = (end.clone(), decision.clone());
         let stored = self
@@ -342,20 +377,105 @@ impl Writing {
         self.tell(event).await;
     }
 
-    fn segment(&self, finish: Option<Finish>) -> Option<Segment> {
-        let routed = self.routed.as_ref().filter(|routed| !routed.place_id.is_empty())?;
-        let timings = finish.map(|finish| finish.timings).unwrap_or_default();
-        Some(Segment {
-            place: routed.decision.place.clone(),
-            model: routed.model.clone(),
-            reason: routed.decision.reason.clone(),
-            sentence: routed.decision.sentence.clone(),
-            decode_tokens_per_sec: timings.decode_tokens_per_sec,
-            ttft_ms: timings.ttft.map(|ttft| ttft.as_millis() as u64),
-            completion_tokens: finish.and_then(|finish| finish.usage).map(|usage| usage.completion_tokens),
-            place_id: routed.place_id.clone(),
-            ..Segment::default()
-        })
+    /// The answer goes there, or goes on there.
+    fn route(&mut self, routed: Routed) -> ReplyEvent {
+        let ledger = self.answering.ledger();
+        let decision = routed.decision.clone();
+        let (at_char, thinking_at_char) = (ledger.text().chars().count(), ledger.thinking().chars().count());
+        if !routed.place_id.is_empty() {
+            self.routes.push(routed);
+        }
+        if at_char + thinking_at_char == 0 {
+            self.decision = Some(decision.clone());
+            return ReplyEvent::Routed(decision);
+        }
+        ReplyEvent::Moved { decision, at_char, thinking_at_char }
+    }
+
+    /// Which place wrote which part: those that wrote something, or the last where none did.
+    fn segments(&self, finish: Option<Finish>) -> Vec<Segment> {
+        let ledger = self.answering.ledger();
+        let parts = ledger.segments();
+        let is_kept = |index: usize, part: &handoff::Segment| {
+            !part.text.is_empty() || !part.thinking.is_empty() || !part.calls.is_empty() || index + 1 == parts.len()
+        };
+        let mut segments = Vec::new();
+        for (index, (part, routed)) in parts.iter().zip(&self.routes).enumerate() {
+            if !is_kept(index, part) {
+                continue;
+            }
+            let last = finish.filter(|_| index + 1 == parts.len());
+            let is_first = segments.is_empty();
+            let whole = last.and_then(|finish| finish.usage).filter(|_| is_first).map(|usage| usage.completion_tokens);
+            let tokens = part.tokens.as_ref().map(ExactSizeIterator::len).filter(|count| *count > 0);
+            segments.push(Segment {
+                place: routed.decision.place.clone(),
+                place_id: routed.place_id.clone(),
+                model: routed.model.clone(),
+                reason: routed.decision.reason.clone(),
+                sentence: routed.decision.sentence.clone(),
+                decode_tokens_per_sec: last.and_then(|finish| finish.timings.decode_tokens_per_sec),
+                ttft_ms: self.ttft.filter(|_| is_first).map(|ttft| ttft.as_millis() as u64),
+                completion_tokens: whole.or(tokens),
+                started_at_char: ledger.text()[..part.text.start].chars().count(),
+                thinking_at_char: ledger.thinking()[..part.thinking.start].chars().count(),
+                continuation: part.continuation.map(|level| continuation_name(level).to_owned()),
+                gap_ms: part.gap.map(|gap| gap.as_millis() as u64),
+                ended: part.ended.as_ref().map(ended_words),
+                checksum: part.checksum.map(|checksum| format!("{checksum:016x}")),
+                decision_json: serde_json::to_string(&routed.decision).ok(),
+            });
+        }
+        segments
+    }
+}
+
+fn continuation_name(level: Continuation) -> &'static str {
+    match level {
+        Continuation::Tokens => "tokens",
+        Continuation::Text => "text",
+        Continuation::Prefix => "prefix",
+        Continuation::None => "none",
+    }
+}
+
+fn ended_words(ended: &Ended) -> String {
+    match ended {
+        Ended::Finished => "finished".to_owned(),
+        Ended::HandedOver => "handed over".to_owned(),
+        Ended::Stopped => "stopped".to_owned(),
+        Ended::Failed(why) => why.clone(),
+    }
+}
+
+/// The ways to running answers through which the user moves them.
+#[derive(Default)]
+pub(crate) struct Moves(Mutex<HashMap<MessageId, mpsc::Sender<Place>>>);
+
+impl Moves {
+    fn add(&self, id: MessageId, way: mpsc::Sender<Place>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, way);
+    }
+
+    fn remove(&self, id: MessageId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+}
+
+impl App {
+    /// Lets a running answer go on at another place, from the token that it has reached. Whether it did is told in its
+    /// events: it stays where it is where the place can't go on with it.
+    ///
+    /// # Errors
+    /// `NotFound` where the answer isn't being written any more.
+    pub fn move_answer(&self, answer: MessageId, place: PlaceChoice) -> Result<(), AppError> {
+        let ways = self.inner.moves.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = || AppError::new(ErrorCode::NotFound, "This answer isn't being written any more.");
+        // One wish waits at most; a second one meanwhile means the same.
+        match ways.get(&answer).ok_or_else(gone)?.try_send(place) {
+            Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => Ok(()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(gone()),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::calibration::{self, Calibration};
 use crate::error::{AppError, ErrorCode};
 use crate::model_list::{HeaderCache, ModelEntry};
 use crate::node_list::NodeList;
+use crate::reply::Moves;
 use crate::settings::Settings;
 use crate::speeds::Speeds;
 use crate::trust;
@@ -94,6 +95,7 @@ pub(crate) struct Inner {
     pub(crate) headers: Mutex<HeaderCache>,
     pub(crate) folder_watcher: Mutex<Option<RecommendedWatcher>>,
     pub(crate) replies: Tasks,
+    pub(crate) moves: Moves,
     pub(crate) notice: Option<String>,
     /// True from the moment of the shutdown: running answers stop and are stored.
     pub(crate) closing: watch::Sender<bool>,
@@ -187,6 +189,7 @@ impl App {
                 headers: Mutex::default(),
                 folder_watcher: Mutex::default(),
                 replies: Tasks::default(),
+                moves: Moves::default(),
                 notice,
                 closing: watch::channel(false).0,
                 background: Tasks::default(),

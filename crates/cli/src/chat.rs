@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use app::chat::{ChatEvent, ChatRequest, Message, Progress, Role, SamplingParams};
-use app::{App, AppError, ConversationId, ReplyEvent, Segment, SendMessage};
+use app::{App, AppError, AskedBy, ConversationId, ReplyEvent, Segment, SendMessage};
 use futures::StreamExt;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -118,7 +118,12 @@ async fn talk(app: &App, system: Option<String>, temperature: Option<f32>) -> an
 
 async fn reply(app: &App, conversation: Option<ConversationId>, text: &str) -> Result<ConversationId, AppError> {
     let style = style::stdout();
-    let message = SendMessage { conversation, text: Some(text.to_owned()), ..SendMessage::default() };
+    let message = SendMessage {
+        conversation,
+        text: Some(text.to_owned()),
+        asked_by: AskedBy::Terminal,
+        ..SendMessage::default()
+    };
     let mut events = app.send_message(message).await?;
     let mut id = conversation;
     let mut progress = ProgressLine::default();

@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod fit;
 mod log;
+mod route;
 mod serve;
 mod style;
 mod vitals;
@@ -45,6 +46,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Vitals(args) => vitals::run(&args),
         Command::Fit(args) => runtime.block_on(fit::run(args)),
         Command::Log(args) => runtime.block_on(log::run(args)),
+        Command::Route(args) => route::run(&args),
         Command::Bench(args) => runtime.block_on(bench::run(args)),
         Command::HoldMemory(args) => Ok(app::hold_memory(Bytes(args.most))),
     };

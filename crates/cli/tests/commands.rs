@@ -132,6 +132,26 @@ fn vitals_are_shown_as_a_table_as_json_and_word_for_word() {
 }
 
 #[test]
+fn a_route_is_explained_with_its_reason_its_numbers_and_what_would_change_it() {
+    let explain = |words: &[&str]| tidegate(&["route", "--explain"]).args(words).output().unwrap();
+    let output = explain(&["free=4GiB", "node=studio/up/speed:40"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let printed = text(&output.stdout);
+    for part in
+        ["On studio · here would swap", "2.4 GB can be used", "Would stay here if 6.4 GB were free", "Free memory"]
+    {
+        assert!(printed.contains(part), "{part}: {printed}");
+    }
+    let output = explain(&["free=lots"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("`free=lots` isn't understood: expected an amount such as 4GiB"));
+    assert!(text(&tidegate(&["route", "--words"]).output().unwrap().stdout).contains("swap_in="));
+    let json = tidegate(&["route", "--json", "--explain", "node=up"]).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&json["place"], &json["reason"]), (&"Here".into(), &"fits".into()));
+}
+
+#[test]
 fn serve_says_where_it_listens_and_ends_on_a_signal() {
     let data = tempfile::tempdir().unwrap();
     let mut child = tidegate(&["serve", "--listen", "127.0.0.1:0", "--data"])

@@ -115,7 +115,12 @@ impl Answer {
         if job.text.tokenizer.ends_generation(token) {
             return Some(FinishReason::Stop);
         }
-        (self.completion_tokens >= self.most_tokens).then_some(FinishReason::Length)
+        self.is_full(job).then_some(FinishReason::Length)
+    }
+
+    fn is_full(&self, job: &Job) -> bool {
+        let is_capped = job.prompt.answer_at + self.completion_tokens >= job.relief.cap();
+        self.completion_tokens >= self.most_tokens || is_capped
     }
 
     fn accept(&mut self, job: &Job, token: TokenId) -> Result<Option<FinishReason>, GenerateError> {
@@ -128,7 +133,7 @@ impl Answer {
         if self.text.is_stopped() || is_whole {
             return Ok(Some(FinishReason::Stop));
         }
-        Ok((self.completion_tokens >= self.most_tokens).then_some(FinishReason::Length))
+        Ok(self.is_full(job).then_some(FinishReason::Length))
     }
 
     /// Takes `token`, which added `text`, into the constraint; says whether nothing can follow.

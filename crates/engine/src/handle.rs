@@ -196,6 +196,27 @@ impl EngineHandle {
         self.command(Command::ForgetCaches).await;
     }
 
+    /// Gives back the memory of the caches of conversations that no answer is written in now, which are read from files
+    /// again where those are kept.
+    pub async fn trim_caches(&self) {
+        self.command(Command::TrimCaches).await;
+    }
+
+    /// What [`Self::trim_caches`] would give back.
+    pub fn idle_caches(&self) -> Bytes {
+        self.shared.relief.idle_caches()
+    }
+
+    /// Writes each answer no faster than so many tokens per second, so that the machine cools; `None` as fast as it can.
+    pub fn set_pace(&self, tokens_per_sec: Option<f64>) {
+        self.shared.relief.set_pace(tokens_per_sec);
+    }
+
+    /// Ends answers where prompt and answer have so many tokens, as one that is too long ends; `None` is as was asked for.
+    pub fn cap_context(&self, tokens: Option<usize>) {
+        self.shared.relief.set_cap(tokens);
+    }
+
     /// The last model that was unloaded, for whatever reason, and every one that follows.
     pub fn watch_unloads(&self) -> watch::Receiver<Option<Unloaded>> {
         self.shared.unloaded.subscribe()
@@ -289,6 +310,7 @@ fn prepare_job(
         sampling,
         written: request.written.unwrap_or_default(),
         tells_tokens: request.tells_tokens,
+        relief: shared.relief.clone(),
         sampler,
         constraint: Cell::new(constraint),
         accepted,

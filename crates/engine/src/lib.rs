@@ -24,6 +24,7 @@ mod kv_file;
 mod model_files;
 mod model_text;
 mod models;
+mod relief;
 mod safetensors;
 mod sampling;
 mod saved_caches;

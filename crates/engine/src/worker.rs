@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use chat::{Bytes, ChatEvent, FinishReason, Progress, SamplingParams, Written};
@@ -18,6 +19,7 @@ use crate::device::KvType;
 use crate::handle::{EngineConfig, LoadedModel, Unloaded};
 use crate::model_text::{ModelText, Prompt, TextCache};
 use crate::models::{Loaded, Model, Part, Rows, TokenId};
+use crate::relief::Relief;
 use crate::sampling::{Constraint, Sampler};
 use crate::saved_caches::{CacheFolder, LEAST_SAVED, SavedCaches};
 use crate::slot::{FreeSlots, Slot};
@@ -39,6 +41,7 @@ pub(crate) enum Command {
     Generate(Box<Job>),
     Unload(oneshot::Sender<Option<Unloaded>>),
     ForgetCaches(oneshot::Sender<()>),
+    TrimCaches(oneshot::Sender<()>),
     ShutDown(oneshot::Sender<()>),
 }
 
@@ -60,6 +63,7 @@ pub(crate) struct Job {
     pub(crate) accepted: Instant,
     /// Unbounded, since a slow reader must not stall the other requests; an answer is bounded by its context.
     pub(crate) events: EventSender,
+    pub(crate) relief: Arc<Relief>,
     /// Given back before the last event, so that whoever reads that one and asks again is not told to wait.
     pub(crate) queued: Cell<Option<Queued>>,
 }
@@ -72,6 +76,7 @@ pub(crate) struct Shared {
     pub(crate) texts: TextCache,
     pub(crate) waiting: Arc<AtomicUsize>,
     pub(crate) stopping: AtomicBool,
+    pub(crate) relief: Arc<Relief>,
 }
 
 /// A place in the queue, given back when it is dropped.
@@ -185,6 +190,10 @@ impl Worker {
                     self.forget_caches();
                     let _ = done.send(());
                 }
+                Ok(Command::TrimCaches(done)) => {
+                    self.trim_caches();
+                    let _ = done.send(());
+                }
                 Ok(Command::ShutDown(done)) => {
                     self.unload(None);
                     // Whoever asked may have gone.
@@ -229,6 +238,7 @@ impl Worker {
 
     /// One step, come what may: a panic costs what runs and the loaded model, not the thread.
     fn work(&mut self) {
+        let began = Instant::now();
         let worked = catch_unwind(AssertUnwindSafe(|| {
             self.admit();
             let is_stopping = self.shared.stopping.load(Ordering::Relaxed);
@@ -239,7 +249,26 @@ impl Worker {
             Ok(Err(fault)) => self.start_anew(|| GenerateError::Device(fault)),
             Err(_) => self.start_anew(|| GenerateError::Crashed),
         }
+        self.note_idle_caches();
+        if let Some(step) = self.shared.relief.step().filter(|_| self.is_running()) {
+            thread::sleep(step.saturating_sub(began.elapsed()));
+        }
         self.idle_since = Instant::now();
+    }
+
+    fn note_idle_caches(&self) {
+        let idle = self.resident.as_ref().map_or(Bytes::ZERO, |resident| resident.free.allocated());
+        self.shared.relief.set_idle_caches(idle);
+    }
+
+    /// Gives back the memory of the caches that no answer is written with now; they go on in files, where those are kept.
+    fn trim_caches(&mut self) {
+        if let Some(resident) = &mut self.resident {
+            resident.save_free();
+            resident.free = FreeSlots::default();
+            give_memory_back();
+        }
+        self.note_idle_caches();
     }
 
     /// Ends what runs with `error`, and begins again without a model and on a device that is opened anew.
@@ -364,6 +393,7 @@ impl Worker {
         let before = self.resident.as_ref().and_then(|_| (self.own_footprint)());
         let resident = self.resident.take();
         *self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.note_idle_caches();
         self.shared.texts.clear(next);
         let path = resident.as_ref()?.text.header.path.clone();
         drop(resident);
@@ -389,9 +419,7 @@ impl Worker {
     fn save_caches(&mut self) {
         if let Some(resident) = &mut self.resident {
             resident.release(|_| true);
-            if let Some(saved) = &mut resident.saved {
-                saved.save(resident.free.iter().rev().map(Slot::content), SystemTime::now());
-            }
+            resident.save_free();
         }
     }
 }
@@ -400,6 +428,12 @@ impl Resident {
     /// Whether it is the model that the job asks for, with its caches kept as the job wants them.
     fn is_for(&self, job: &Job) -> bool {
         self.text.is_same_file(&job.text) && self.kv_type == job.kv_type
+    }
+
+    fn save_free(&mut self) {
+        if let Some(saved) = &mut self.saved {
+            saved.save(self.free.iter().rev().map(Slot::content), SystemTime::now());
+        }
     }
 
     /// Takes a cache out of its file where it has clearly more of the job's prompt than any slot; it becomes a free

@@ -401,3 +401,33 @@ async fn caches_are_kept_in_eight_bits_where_asked_for() {
     let [packed, full] = [KvType::Q8, KvType::DEVICE].map(|kv_type| header.footprint(512, kv_type).kv_cache);
     assert!(packed.0 * 3 < full.0);
 }
+
+#[tokio::test]
+async fn a_machine_in_trouble_is_relieved() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = EngineHandle::start(EngineConfig::default());
+    let spec = spec(folder.path(), 1);
+    // Ends that the model may find by itself are forbidden.
+    let endless = SamplingParams { logit_bias: vec![(263, -90.0), (261, -90.0)], ..sampled(1, 400) };
+    let (_, whole) = read(engine.chat(spec.clone(), request("Hi", endless.clone()))).await.unwrap();
+    let prompt = whole.usage.unwrap().prompt_tokens;
+    assert_eq!(whole.usage.unwrap().completion_tokens, 400);
+    // The end is told before the slot is free.
+    while engine.idle_caches() == Bytes::ZERO {
+        tokio::task::yield_now().await;
+    }
+    engine.trim_caches().await;
+    assert_eq!(engine.idle_caches(), Bytes::ZERO);
+    engine.cap_context(Some(prompt + 30));
+    let (_, capped) = read(engine.chat(spec.clone(), request("Hi", endless.clone()))).await.unwrap();
+    assert_eq!(capped.reason, FinishReason::Length);
+    assert_eq!(capped.usage.unwrap().completion_tokens, 30);
+    engine.cap_context(None);
+    engine.set_pace(Some(50.0));
+    let paced = SamplingParams { max_tokens: Some(21), ..endless };
+    let started = std::time::Instant::now();
+    read(engine.chat(spec, request("Hi", paced))).await.unwrap();
+    // Twenty steps of at least 20 ms each: no machine is too fast for it.
+    assert!(started.elapsed() >= Duration::from_millis(400));
+    engine.shutdown().await;
+}

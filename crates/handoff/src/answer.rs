@@ -184,8 +184,8 @@ impl<H: Host> Answer<'_, H> {
                 return None;
             };
             match self.open(&decision, &place).await {
-                Ok(source) => {
-                    self.begin(&source).await;
+                Ok(mut source) => {
+                    self.begin(&mut source).await;
                     return Some(source);
                 }
                 Err(None) => self.failed.push(place),
@@ -241,11 +241,21 @@ impl<H: Host> Answer<'_, H> {
     ) -> Source<H> {
         let (watch, began) = (self.host.watch(place), Instant::now());
         let (place, decision) = (place.clone(), decision.clone());
-        Source { place, decision, opened, continuation, watch, began, heard: began, has_told: false, stays_until: began }
+        Source {
+            place,
+            decision,
+            opened,
+            continuation,
+            watch,
+            began,
+            heard: began,
+            has_told: false,
+            stays_until: began,
+        }
     }
 
     /// The answer is written by `source` from here on.
-    async fn begin(&mut self, source: &Source<H>) {
+    async fn begin(&mut self, source: &mut Source<H>) {
         let Opened { model, tokenizer, .. } = &source.opened;
         self.ledger.begin(source.place.clone(), model.clone(), source.continuation, tokenizer.clone());
         self.tell_route(&source.decision, Some(source.place.clone()), model.clone(), source.continuation).await;
@@ -318,11 +328,7 @@ impl<H: Host> Answer<'_, H> {
     ///
     /// # Errors
     /// When the old place finished or failed meanwhile.
-    async fn hand_over(
-        &mut self,
-        source: &mut Source<H>,
-        why: Why,
-    ) -> Result<Option<Source<H>>, End<H::Failure>> {
+    async fn hand_over(&mut self, source: &mut Source<H>, why: Why) -> Result<Option<Source<H>>, End<H::Failure>> {
         let is_urgent = matches!(&why, Why::Concern(concern) if concern.is_urgent);
         loop {
             let decided = match &why {
@@ -442,7 +448,7 @@ impl<H: Host> Answer<'_, H> {
         match first {
             Ok(first) => {
                 self.ledger.end(Ended::HandedOver);
-                self.begin(&next).await;
+                self.begin(&mut next).await;
                 self.host.has_left(&source.place, Some(next.decision.reason));
                 untold.push(first);
                 for event in untold {

@@ -4,17 +4,18 @@
 
 use std::io::Write as _;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use chat::{ChatEvent, ChatRequest, Message, Redacted, Role, SamplingParams};
 use futures::StreamExt;
 use nodes::{NodeAddress, NodeClient, NodeState};
+use routing::{Demand, NodeOption, Policy, may_leave};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let url = args.next().context("which node? give its URL")?;
     let key = std::env::var("TIDEGATE_NODE_KEY").ok().map(Redacted);
-    let client = NodeClient::new(NodeAddress::parse(&url, key)?)?;
+    let client = NodeClient::new("node", NodeAddress::parse(&url, key)?)?;
     let status = client.probe().await;
     println!("{status:#?}");
     if status.state != NodeState::Ready {
@@ -26,7 +27,11 @@ async fn main() -> anyhow::Result<()> {
         sampling: SamplingParams { temperature: Some(0.0), max_tokens: Some(32), ..SamplingParams::default() },
         ..ChatRequest::default()
     };
-    let mut events = client.chat(&model, request);
+    println!("goes on with an answer: {:?}", client.probe_continuation(&model).await);
+    let node = NodeOption { id: "node".to_owned(), ..NodeOption::default() };
+    let leave =
+        may_leave(&Policy::default(), &Demand::default(), &node).map_err(|refusal| anyhow!(refusal.sentence()))?;
+    let mut events = client.chat(leave, &model, request)?;
     while let Some(event) = events.next().await {
         match event? {
             ChatEvent::Text(text) | ChatEvent::Thinking(text) => print!("{text}"),

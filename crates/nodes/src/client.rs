@@ -5,6 +5,7 @@ use chat::{ChatRequest, Redacted};
 use futures::StreamExt;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Method, RequestBuilder, Response, redirect};
+use routing::EgressPass;
 use tokio::time::timeout;
 use wire::openai::{ChatCall, encode_request};
 
@@ -36,6 +37,7 @@ impl Default for NodeConfig {
 pub struct NodeClient {
     http: Client,
     authorization: Option<HeaderValue>,
+    id: String,
     pub(crate) address: NodeAddress,
     pub(crate) config: NodeConfig,
     /// What the node showed of itself when its engine was recognized, and the engine.
@@ -45,6 +47,7 @@ pub struct NodeClient {
 impl std::fmt::Debug for NodeClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("NodeClient")
+            .field("id", &self.id)
             .field("address", &self.address)
             .field("config", &self.config)
             .finish_non_exhaustive()
@@ -52,19 +55,19 @@ impl std::fmt::Debug for NodeClient {
 }
 
 impl NodeClient {
-    /// A client for the node at that address. Nothing is sent yet.
+    /// A client for the node at that address, which passes for `id` are for. Nothing is sent yet.
     ///
     /// # Errors
     /// `BadAddress` where the address or the key can't be used.
-    pub fn new(address: NodeAddress) -> Result<Self, NodeError> {
-        Self::with_config(address, NodeConfig::default())
+    pub fn new(id: &str, address: NodeAddress) -> Result<Self, NodeError> {
+        Self::with_config(id, address, NodeConfig::default())
     }
 
     /// A client with other time limits.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn with_config(address: NodeAddress, config: NodeConfig) -> Result<Self, NodeError> {
+    pub fn with_config(id: &str, address: NodeAddress, config: NodeConfig) -> Result<Self, NodeError> {
         install_crypto();
         // The fields are public, so the address may never have been through `parse`.
         let address = NodeAddress::parse(&address.url, address.key)?;
@@ -84,7 +87,7 @@ impl NodeClient {
         let http = builder.build().map_err(|error| NodeError::BadAddress {
             why: format!("no connection can be prepared: {}", error.without_url()),
         })?;
-        Ok(Self { http, authorization, address, config, recognized: Mutex::new(None) })
+        Ok(Self { http, authorization, id: id.to_owned(), address, config, recognized: Mutex::new(None) })
     }
 
     /// The node's address.
@@ -94,7 +97,14 @@ impl NodeClient {
 
     /// Asks `model` to answer. The request is sent when the stream is first polled; dropping the stream closes the
     /// connection, at which every engine stops. The stream ends with `Finished`, or with an error, and never just so.
-    pub fn chat(&self, model: &str, request: ChatRequest) -> NodeStream {
+    /// This is the only way for a conversation out of this machine, and it takes leave to go to just this node.
+    ///
+    /// # Errors
+    /// `NoLeave` where the pass is for another node.
+    pub fn chat(&self, pass: EgressPass, model: &str, request: ChatRequest) -> Result<NodeStream, NodeError> {
+        if pass.node_id() != self.id {
+            return Err(NodeError::NoLeave);
+        }
         let request = ChatRequest { model: Some(model.to_owned()), ..request };
         let body = encode_request(&ChatCall { request, stream: true, include_usage: true });
         let request = self
@@ -102,7 +112,7 @@ impl NodeClient {
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "text/event-stream, application/json")
             .body(body);
-        NodeStream::new(Answer::new(request, model.to_owned(), self.address.key.clone(), self.config))
+        Ok(NodeStream::new(Answer::new(request, model.to_owned(), self.address.key.clone(), self.config)))
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {

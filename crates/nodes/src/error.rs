@@ -9,6 +9,9 @@ pub enum NodeError {
         /// What is wrong with it.
         why: String,
     },
+    /// The request has no leave to go to this node.
+    #[error("the request may not go to this node")]
+    NoLeave,
     /// No connection came about, or it was closed before any answer.
     #[error("{why}")]
     Unreachable {

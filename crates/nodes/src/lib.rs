@@ -10,6 +10,7 @@
 mod address;
 mod answer;
 mod client;
+mod continuation;
 mod error;
 mod meter;
 mod probe;

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ pub struct NodeStatus {
     pub state: NodeState,
     /// The models it lists; empty unless ready.
     pub models: Vec<String>,
+    /// Names what token ids mean to some of them, where the node tells: only another Tidegate does.
+    pub tokenizers: HashMap<String, String>,
     /// What serves there, where it can be told: "Tidegate", "llama.cpp", "vLLM", "Ollama", "mlx_lm", ….
     pub engine: Option<String>,
     /// From the request for its models to the beginning of the reply, with the time to connect.
@@ -63,7 +66,13 @@ struct Fetched {
 impl NodeClient {
     /// Asks the node what it is and which models it has. Never an error: what goes wrong is the node's state.
     pub async fn probe(&self) -> NodeStatus {
-        let status = |state| NodeStatus { state, models: Vec::new(), engine: None, round_trip: None };
+        let status = |state| NodeStatus {
+            state,
+            models: Vec::new(),
+            tokenizers: HashMap::new(),
+            engine: None,
+            round_trip: None,
+        };
         let host = self.address.authority();
         let fetched = match self.fetch("/v1/models").await {
             Ok(fetched) => fetched,
@@ -81,6 +90,7 @@ impl NodeClient {
         NodeStatus {
             state: NodeState::Ready,
             engine: self.recognize(&fetched.server, &models).await,
+            tokenizers: models.iter().filter_map(|model| Some((model.id.clone(), model.tokenizer.clone()?))).collect(),
             models: models.into_iter().map(|model| model.id).collect(),
             round_trip: Some(fetched.round_trip),
         }

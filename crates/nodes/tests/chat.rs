@@ -7,13 +7,19 @@ use std::time::Duration;
 use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Message, Redacted, Role, SamplingParams, ToolCall, Usage};
 use futures::StreamExt;
 use nodes::{NodeAddress, NodeClient, NodeConfig, NodeError, NodeStream};
+use routing::{Demand, EgressPass, NodeOption, Policy, may_leave};
 use serde_json::json;
 use testkit::node::{FAKE_MODEL, FakeNode, Gate, Reply, Step};
 
 fn client(url: &str, key: Option<&str>, inactivity: Duration) -> NodeClient {
     let address = NodeAddress::parse(url, key.map(|key| Redacted(key.to_owned()))).unwrap();
     let config = NodeConfig { inactivity_timeout: inactivity, ..NodeConfig::default() };
-    NodeClient::with_config(address, config).unwrap()
+    NodeClient::with_config("node", address, config).unwrap()
+}
+
+fn leave(id: &str) -> EgressPass {
+    let node = NodeOption { id: id.to_owned(), ..NodeOption::default() };
+    may_leave(&Policy::default(), &Demand::default(), &node).unwrap()
 }
 
 fn question() -> ChatRequest {
@@ -21,7 +27,7 @@ fn question() -> ChatRequest {
 }
 
 fn ask(node: &FakeNode) -> NodeStream {
-    client(&node.url(), None, Duration::from_secs(60)).chat(FAKE_MODEL, question())
+    client(&node.url(), None, Duration::from_secs(60)).chat(leave("node"), FAKE_MODEL, question()).unwrap()
 }
 
 async fn replying(reply: Reply) -> FakeNode {
@@ -83,7 +89,9 @@ async fn what_is_asked_reaches_the_node() {
     node.require_key("sk-secret");
     let sampling = SamplingParams { temperature: Some(0.0), max_tokens: Some(7), ..SamplingParams::default() };
     let request = ChatRequest { sampling, model: Some("local name".into()), ..question() };
-    let stream = client(&node.url(), Some("sk-secret"), Duration::from_secs(60)).chat(FAKE_MODEL, request);
+    let stream = client(&node.url(), Some("sk-secret"), Duration::from_secs(60))
+        .chat(leave("node"), FAKE_MODEL, request)
+        .unwrap();
     assert_eq!(read(stream).await.text, "Hello from the node");
     let requests = node.requests_of(FakeNode::CHAT);
     let expected = json!({
@@ -152,7 +160,7 @@ async fn silence_is_a_time_out() {
     for reply in [Reply::silence(), Reply::stream([Step::Hang]), Reply::stream([Step::text("a"), Step::Hang])] {
         let node = replying(reply).await;
         let limit = Duration::from_millis(200);
-        let read = read(client(&node.url(), None, limit).chat(FAKE_MODEL, question())).await;
+        let read = read(client(&node.url(), None, limit).chat(leave("node"), FAKE_MODEL, question()).unwrap()).await;
         assert!(matches!(read.end, Err(NodeError::TimedOut { after }) if after == limit), "{:?}", read.end);
         // The connection is given up, not kept.
         node.wait_for_hang_ups(1).await;
@@ -171,7 +179,10 @@ async fn a_whole_answer_stays_whole_whatever_happens_to_the_connection() {
         gate.pass();
         let node =
             replying(Reply::stream([Step::text("a"), Step::finish("stop")].into_iter().chain(ending.clone()))).await;
-        let read = read(client(&node.url(), None, Duration::from_millis(200)).chat(FAKE_MODEL, question())).await;
+        let read = read(
+            client(&node.url(), None, Duration::from_millis(200)).chat(leave("node"), FAKE_MODEL, question()).unwrap(),
+        )
+        .await;
         assert_eq!(read.text, "a");
         assert_eq!(read.end.unwrap().usage, None, "{ending:?}");
     }
@@ -319,7 +330,9 @@ async fn a_key_goes_to_its_own_node_and_into_no_error() {
     let location = format!("{}/v1/chat/completions", other.url());
     for status in [301, 302, 307, 308] {
         node.on(FakeNode::CHAT, Reply::body(status, "text/plain", &[("location", &location)], ""));
-        let stream = client(&node.url(), Some("sk-secret"), Duration::from_secs(60)).chat(FAKE_MODEL, question());
+        let stream = client(&node.url(), Some("sk-secret"), Duration::from_secs(60))
+            .chat(leave("node"), FAKE_MODEL, question())
+            .unwrap();
         assert!(read(stream).await.end.is_err());
     }
     assert!(other.requests().is_empty(), "a redirect was followed");
@@ -332,7 +345,7 @@ async fn a_key_goes_to_its_own_node_and_into_no_error() {
     ] {
         node.on(FakeNode::CHAT, reply);
         let client = client(&node.url(), Some("sk-secret"), Duration::from_secs(60));
-        let error = read(client.chat(FAKE_MODEL, question())).await.end.unwrap_err();
+        let error = read(client.chat(leave("node"), FAKE_MODEL, question()).unwrap()).await.end.unwrap_err();
         assert!(!format!("{error} {error:?} {client:?}").contains("sk-secret"), "{error:?}");
     }
 }
@@ -342,10 +355,12 @@ async fn a_node_that_is_not_there_is_unreachable() {
     let node = FakeNode::start().await;
     let url = node.url();
     node.stop().await;
-    let error = read(client(&url, Some("sk-secret"), Duration::from_secs(60)).chat(FAKE_MODEL, question()))
-        .await
-        .end
-        .unwrap_err();
+    let error = read(
+        client(&url, Some("sk-secret"), Duration::from_secs(60)).chat(leave("node"), FAKE_MODEL, question()).unwrap(),
+    )
+    .await
+    .end
+    .unwrap_err();
     assert!(matches!(error, NodeError::Unreachable { .. }), "{error:?}");
     assert_eq!(error.to_string(), "nothing listens on that port");
     assert!(error.source().is_some());
@@ -361,7 +376,8 @@ async fn a_connection_that_does_not_come_about_is_unreachable() {
     let plain = FakeNode::start().await;
     let address = NodeAddress::parse(&plain.url().replace("http://", "https://"), None).unwrap();
     let config = NodeConfig { connect_timeout: Duration::from_millis(200), ..NodeConfig::default() };
-    let stream = NodeClient::with_config(address, config).unwrap().chat(FAKE_MODEL, question());
+    let stream =
+        NodeClient::with_config("node", address, config).unwrap().chat(leave("node"), FAKE_MODEL, question()).unwrap();
     let error = read(stream).await.end.unwrap_err();
     assert_eq!(error.to_string(), "no connection came about within 0.2 s");
     assert!(plain.requests().is_empty());
@@ -399,4 +415,12 @@ async fn a_recorded_answer_of_llama_cpp_python_is_read() {
     let read = read(ask(&node)).await;
     assert_eq!(read.text, "🌊 The sea is a vast, unforgiving landscape that stretches across the globe. 🌞");
     assert_eq!(read.end.unwrap().usage, None);
+}
+
+#[tokio::test]
+async fn leave_for_another_node_is_none() {
+    let node = FakeNode::start().await;
+    let client = client(&node.url(), None, Duration::from_secs(60));
+    assert!(matches!(client.chat(leave("other"), FAKE_MODEL, question()), Err(NodeError::NoLeave)));
+    assert!(node.requests().is_empty());
 }

@@ -11,7 +11,7 @@ use testkit::node::{FAKE_MODEL, FakeNode, Reply};
 fn client(url: &str, key: Option<&str>) -> NodeClient {
     let address = NodeAddress::parse(url, key.map(|key| Redacted(key.to_owned()))).unwrap();
     let config = NodeConfig { probe_timeout: Duration::from_millis(500), ..NodeConfig::default() };
-    NodeClient::with_config(address, config).unwrap()
+    NodeClient::with_config("node", address, config).unwrap()
 }
 
 async fn probe(node: &FakeNode) -> NodeStatus {

@@ -5,16 +5,14 @@ use std::time::Duration;
 use chat::Bytes;
 use vitals::{MemoryPressure, ThermalState};
 
-use crate::fit::{Limits, max_context};
+use crate::growth::Growth;
 use crate::hysteresis::State;
 use crate::outlook::{Signal, heat};
 use crate::pulse::{Beat, Pulse};
-use crate::rank::{ASSUMED_DECODE, LEAST_ANSWER, known_speed};
+use crate::rank::LEAST_ANSWER;
 use crate::readings::{Reading, readings};
 use crate::{LocalModel, Outlook, Policy, ReadingCheck, Reason, words};
 
-/// Moving an answer takes so long: a node reads the conversation while it goes on here.
-const TIME_TO_MOVE: Duration = Duration::from_secs(20);
 /// A measure is given so long to show in the readings, which are steadied over three seconds.
 const TIME_TO_HELP: Duration = Duration::from_secs(5);
 
@@ -140,27 +138,18 @@ impl Guard {
     /// Looks at the answer, `at` this long after its start; to be called for every snapshot while it is written here.
     pub fn look(&mut self, at: Duration, policy: &Policy, outlook: &Outlook, facts: &Facts<'_>) -> Advice {
         let beat = self.pulse.look(at, policy, facts.model, facts.n_past, self.setup.usual_tokens_per_sec);
-        let all_readings = readings(policy, outlook);
-        let growth = Growth::of(policy, outlook, facts, beat.map(|beat| beat.now).or(self.setup.usual_tokens_per_sec));
-        if outlook.state(Signal::Heat, policy) == State::Calm {
+        let speed = beat.map(|beat| beat.now).or(self.setup.usual_tokens_per_sec);
+        let growth = Growth::of(policy, outlook, facts, speed);
+        if outlook.state(Signal::Heat, policy) == State::Calm && self.is_paced() {
             self.taken.retain(|measure| !matches!(measure, Measure::Pace(_)));
+            self.pulse.resume();
         }
-        let Some((cause, reason, sentence, is_urgent)) = worst(policy, outlook, &all_readings, growth.as_ref(), beat)
-        else {
-            return Advice::GoOn;
-        };
-        if let Some(last) = self.last {
-            let is_waiting = at.saturating_sub(last.at) < last.wait;
-            if is_waiting && (!is_urgent || last.was_urgent) {
-                return Advice::GoOn;
-            }
+        let readings = readings(policy, outlook);
+        let seen = Seen { policy, outlook, facts, readings: &readings, growth, beat, is_paced: self.is_paced() };
+        match seen.worst() {
+            Some(finding) if !self.is_waiting(at, &finding) => self.advise(at, &seen, finding),
+            _ => Advice::GoOn,
         }
-        let mut checks: Vec<_> = all_readings.into_iter().map(|reading| reading.check).collect();
-        checks.extend(beat.map(|beat| beat.check(policy)));
-        checks.extend(growth.as_ref().map(|growth| growth.check(facts)));
-        let tokens_per_sec = beat.map(|beat| beat.now);
-        let concern = Concern { reason, sentence, readings: checks, tokens_per_sec, is_urgent };
-        self.advise(at, policy, facts, cause, concern, growth.as_ref(), beat)
     }
 
     /// Whether an answer that was handed off, or is paced, may come back: what was wrong is over, has been for the
@@ -188,32 +177,30 @@ impl Guard {
         is_over && at.saturating_sub(last.at) >= dwell
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what one look found")]
-    fn advise(
-        &mut self,
-        at: Duration,
-        policy: &Policy,
-        facts: &Facts<'_>,
-        cause: Cause,
-        concern: Concern,
-        growth: Option<&Growth>,
-        beat: Option<Beat>,
-    ) -> Advice {
-        let may_wait = !(concern.is_urgent && facts.can_move);
+    /// The last advice hasn't had its time yet, and this is nothing worse.
+    fn is_waiting(&self, at: Duration, finding: &Finding) -> bool {
+        self.last.is_some_and(|last| at.saturating_sub(last.at) < last.wait && (!finding.is_urgent || last.was_urgent))
+    }
+
+    fn is_paced(&self) -> bool {
+        self.taken.iter().any(|measure| matches!(measure, Measure::Pace(_)))
+    }
+
+    fn advise(&mut self, at: Duration, seen: &Seen<'_>, finding: Finding) -> Advice {
+        let Finding { cause, is_urgent, .. } = finding;
         let measure = match cause {
-            Cause::Memory(_) | Cause::Growth if may_wait => self.next_measure(facts, growth),
-            Cause::Heat if !facts.can_move => self.pace(policy, beat),
+            Cause::Memory(_) | Cause::Growth if !(is_urgent && seen.facts.can_move) => self.next_measure(seen),
+            Cause::Heat if !seen.facts.can_move => seen.pace(),
             _ => None,
         };
         let (wait, has_yielded) = match measure {
-            Some(Measure::Pace(_)) => (policy.heat_dwell, true),
+            Some(Measure::Pace(_)) => (seen.policy.heat_dwell, true),
             Some(_) => (TIME_TO_HELP, false),
-            None => (policy.dwell, true),
+            None if !seen.facts.can_move => return Advice::GoOn,
+            None => (seen.policy.dwell, true),
         };
-        if measure.is_none() && !facts.can_move {
-            return Advice::GoOn;
-        }
-        self.last = Some(Last { at, cause, was_urgent: concern.is_urgent, wait, has_yielded });
+        self.last = Some(Last { at, cause, was_urgent: is_urgent, wait, has_yielded });
+        let concern = seen.concern(finding);
         match measure {
             Some(measure) => {
                 self.taken.push(measure);
@@ -224,14 +211,15 @@ impl Guard {
     }
 
     /// The cheapest measure that gives memory and wasn't advised yet.
-    fn next_measure(&self, facts: &Facts<'_>, growth: Option<&Growth>) -> Option<Measure> {
+    fn next_measure(&self, seen: &Seen<'_>) -> Option<Measure> {
+        let facts = seen.facts;
         let is_new = |measure: &Measure| {
             !self.taken.iter().any(|taken| std::mem::discriminant(taken) == std::mem::discriminant(measure))
         };
         let unload = (facts.model.other_loaded.0 > 0).then_some(Measure::UnloadIdleModels);
         let trim = (facts.trimmable.0 > 0).then_some(Measure::TrimCaches);
         let left = self.setup.answer_tokens.map(|tokens| tokens.saturating_sub(self.tokens).max(LEAST_ANSWER));
-        let cap = growth.filter(|growth| growth.is_short).and_then(|growth| {
+        let cap = seen.growth.as_ref().filter(|growth| growth.is_short).and_then(|growth| {
             // A cap is no help where the answer may not fit below it, unless there is nowhere else to go.
             let has_room = left.is_some_and(|left| growth.most_context >= facts.n_past.saturating_add(left));
             let has_room = has_room || !facts.can_move;
@@ -240,143 +228,104 @@ impl Guard {
         });
         [unload, trim, cap].into_iter().flatten().find(is_new)
     }
-
-    /// Half as fast gives half the heat, as far as that can still be used.
-    fn pace(&self, policy: &Policy, beat: Option<Beat>) -> Option<Measure> {
-        let is_paced = self.taken.iter().any(|measure| matches!(measure, Measure::Pace(_)));
-        let now = beat?.now;
-        let pace = (now / 2.0).max(policy.min_decode_tokens_per_sec);
-        (!is_paced && pace.is_finite() && pace < now).then_some(Measure::Pace(pace))
-    }
 }
 
-/// What is wrong most, as cause, reason, sentence, and whether it is urgent.
-fn worst(
-    policy: &Policy,
-    outlook: &Outlook,
-    readings: &[Reading; 4],
-    growth: Option<&Growth>,
+/// What is wrong.
+struct Finding {
+    cause: Cause,
+    reason: Reason,
+    sentence: String,
+    is_urgent: bool,
+}
+
+/// All that one look has to go by.
+struct Seen<'a> {
+    policy: &'a Policy,
+    outlook: &'a Outlook,
+    facts: &'a Facts<'a>,
+    readings: &'a [Reading; 4],
+    growth: Option<Growth>,
     beat: Option<Beat>,
-) -> Option<(Cause, Reason, String, bool)> {
-    let [swap_in, swap_used, pressure, heat_reading] = readings;
-    let snapshot = outlook.snapshot();
-    let swap_rate = outlook.value(Signal::SwapIn, outlook.state(Signal::SwapIn, policy));
-    let is_thrashing = swap_rate.is_some_and(|rate| rate > policy.thrash_swap_in_per_sec.0 as f64);
-    let is_critical = snapshot.pressure == Some(MemoryPressure::Critical);
-    let is_burning = heat(snapshot) == Some(ThermalState::Critical);
-    let strained = |reading: &Reading, cause, is_urgent| {
-        // What is below its limit again needs no remedy; it only mustn't come back yet.
-        (reading.is_exceeded() && !reading.is_lingering)
-            .then(|| (cause, reason_of(cause, reading.reason), reading.strain.clone(), is_urgent))
-    };
-    let growing = || {
-        let growth = growth.filter(|growth| growth.is_short)?;
-        Some((Cause::Growth, growth.reason(), growth.sentence(), false))
-    };
-    let slow = || beat.filter(|beat| beat.is_slow).map(|beat| slow(beat, policy, outlook));
-    let by_weight = [
-        strained(pressure, Cause::Memory(Signal::Pressure), is_critical),
-        strained(swap_in, Cause::Memory(Signal::SwapIn), is_thrashing),
-        strained(heat_reading, Cause::Heat, is_burning),
-    ];
-    let urgent = by_weight.iter().flatten().find(|(.., is_urgent)| *is_urgent).cloned();
-    let [pressure, swap_in, hot] = by_weight;
-    urgent
-        .or(swap_in)
-        .or_else(|| strained(swap_used, Cause::Memory(Signal::SwapUsed), false))
-        .or(pressure)
-        .or_else(growing)
-        .or(hot)
-        .or_else(slow)
+    /// The answer is slowed down on purpose.
+    is_paced: bool,
 }
 
-fn reason_of(cause: Cause, of_reading: Reason) -> Reason {
-    if cause == Cause::Heat { Reason::Thermal } else { of_reading }
-}
-
-/// An answer that is written more slowly than it was, with what is likely to blame.
-fn slow(beat: Beat, policy: &Policy, outlook: &Outlook) -> (Cause, Reason, String, bool) {
-    let speed = format!("writes {} instead of {}", words::speed(beat.now), words::speed(beat.expected));
-    let snapshot = outlook.snapshot();
-    let warmth = heat(snapshot).filter(|heat| *heat > ThermalState::Nominal);
-    let swaps =
-        snapshot.swap.and_then(|swap| swap.in_per_sec).is_some_and(|rate| rate.0 > policy.max_swap_in_per_sec.0 / 2);
-    if let Some(warmth) = warmth {
-        let sentence = format!("{speed}, likely because of heat ({})", warmth.as_str());
-        (Cause::Slow(Some(warmth)), Reason::Thermal, sentence, false)
-    } else if swaps {
-        let sentence = format!("{speed}, likely because of swapping");
-        (Cause::Memory(Signal::SwapIn), Reason::Swap, sentence, false)
-    } else if snapshot.pressure.is_some_and(|pressure| pressure > MemoryPressure::Normal) {
-        let sentence = format!("{speed}, likely because memory is short");
-        (Cause::Memory(Signal::Pressure), Reason::Pressure, sentence, false)
-    } else {
-        (Cause::Slow(None), Reason::TooSlow, speed, false)
-    }
-}
-
-/// The cache of the answer as it grows, against what is free for it as that shrinks.
-struct Growth {
-    /// Seconds until it takes more than may be used.
-    until: f64,
-    /// The most tokens that fit now.
-    most_context: usize,
-    /// That comes before the answer's end, and too soon to put off moving it.
-    is_short: bool,
-    /// Other programs take more of it than the answer does.
-    is_taken_by_others: bool,
-}
-
-impl Growth {
-    /// `None` where the memory is unknown.
-    fn of(policy: &Policy, outlook: &Outlook, facts: &Facts<'_>, speed: Option<f64>) -> Option<Self> {
-        // Idle models and other caches stand in the way as long as nobody was told to give them back.
-        let model = LocalModel { other_loaded: Bytes::ZERO, ..facts.model.clone() };
-        let budget = Limits::of(&model, policy, outlook.snapshot()).budget()?.saturating_sub(facts.trimmable);
-        let tokens_per_sec = known_speed(speed).unwrap_or(ASSUMED_DECODE);
-        let held = model.needed(0).0 as f64 + model.kv_per_token.0 as f64 * facts.n_past as f64;
-        let by_answer = model.kv_per_token.0 as f64 * tokens_per_sec;
-        let by_others = outlook.memory_per_sec().map_or(0.0, |rate| (-rate).max(0.0));
-        let rate = by_answer + by_others;
-        let until_gone = if rate > 0.0 { (budget.0 as f64 - held).max(0.0) / rate } else { f64::INFINITY };
-        // The cache grows in steps, so the last step that fits ends before the last byte does.
-        let most_context = max_context(&model, budget);
-        let until = until_gone.min(most_context.saturating_sub(facts.n_past) as f64 / tokens_per_sec);
-        let until_end = facts.context_len.saturating_sub(facts.n_past) as f64 / tokens_per_sec;
-        Some(Self {
-            until,
-            most_context,
-            is_short: until < until_end && until < TIME_TO_MOVE.as_secs_f64(),
-            is_taken_by_others: by_others > by_answer,
-        })
+impl Seen<'_> {
+    /// What is wrong most.
+    fn worst(&self) -> Option<Finding> {
+        let [swap_in, swap_used, pressure, hot] = self.readings;
+        let snapshot = self.outlook.snapshot();
+        let rate = self.outlook.value(Signal::SwapIn, self.outlook.state(Signal::SwapIn, self.policy));
+        let is_thrashing = rate.is_some_and(|rate| rate > self.policy.thrash_swap_in_per_sec.0 as f64);
+        let is_critical = snapshot.pressure == Some(MemoryPressure::Critical);
+        let is_burning = heat(snapshot) == Some(ThermalState::Critical);
+        let found = [
+            strained(swap_in, Cause::Memory(Signal::SwapIn), is_thrashing),
+            strained(swap_used, Cause::Memory(Signal::SwapUsed), false),
+            strained(pressure, Cause::Memory(Signal::Pressure), is_critical),
+            self.growing(),
+            strained(hot, Cause::Heat, is_burning),
+            self.slow(),
+        ];
+        // The first of the urgent ones, else the first.
+        found.into_iter().flatten().reduce(|first, next| if next.is_urgent && !first.is_urgent { next } else { first })
     }
 
-    fn reason(&self) -> Reason {
-        if self.is_taken_by_others { Reason::MemorySoon } else { Reason::Memory }
+    fn growing(&self) -> Option<Finding> {
+        let growth = self.growth.as_ref().filter(|growth| growth.is_short)?;
+        let (reason, sentence) = (growth.reason(), growth.sentence());
+        Some(Finding { cause: Cause::Growth, reason, sentence, is_urgent: false })
     }
 
-    fn sentence(&self) -> String {
-        format!("would run out of memory for this chat in {}", words::about(self.until))
+    /// An answer that is written more slowly than it was, with what is likely to blame.
+    fn slow(&self) -> Option<Finding> {
+        let beat = self.beat.filter(|beat| beat.is_slow && !self.is_paced)?;
+        let snapshot = self.outlook.snapshot();
+        let warmth = heat(snapshot).filter(|heat| *heat > ThermalState::Nominal);
+        let swap_in = snapshot.swap.and_then(|swap| swap.in_per_sec);
+        let swaps = swap_in.is_some_and(|rate| rate.0 > self.policy.max_swap_in_per_sec.0 / 2);
+        let is_short = snapshot.pressure.is_some_and(|pressure| pressure > MemoryPressure::Normal);
+        let (cause, reason, blame) = if let Some(warmth) = warmth {
+            let blame = format!(", likely because of heat ({})", warmth.as_str());
+            (Cause::Slow(Some(warmth)), Reason::Thermal, blame)
+        } else if swaps {
+            (Cause::Memory(Signal::SwapIn), Reason::Swap, ", likely because of swapping".to_owned())
+        } else if is_short {
+            (Cause::Memory(Signal::Pressure), Reason::Pressure, ", likely because memory is short".to_owned())
+        } else {
+            (Cause::Slow(None), Reason::TooSlow, String::new())
+        };
+        let sentence = format!("writes {} instead of {}{blame}", words::speed(beat.now), words::speed(beat.expected));
+        Some(Finding { cause, reason, sentence, is_urgent: false })
     }
 
-    fn check(&self, facts: &Facts<'_>) -> ReadingCheck {
-        ReadingCheck {
-            name: "Room for this chat",
-            value: words::tokens(self.most_context.saturating_sub(facts.n_past)),
-            limit: Some(format!("up to {} wanted", words::tokens(facts.context_len.saturating_sub(facts.n_past)))),
-            exceeded: Some(self.is_short),
+    fn concern(&self, finding: Finding) -> Concern {
+        let mut readings: Vec<_> = self.readings.iter().map(|reading| reading.check.clone()).collect();
+        readings.extend(self.beat.map(|beat| beat.check(self.policy)));
+        readings.extend(self.growth.as_ref().map(|growth| growth.check(self.facts)));
+        Concern {
+            reason: finding.reason,
+            sentence: finding.sentence,
+            readings,
+            tokens_per_sec: self.beat.map(|beat| beat.now),
+            is_urgent: finding.is_urgent,
         }
     }
+
+    /// Half as fast gives about half the heat, as far as that can still be used.
+    fn pace(&self) -> Option<Measure> {
+        let now = self.beat?.now;
+        let pace = (now / 2.0).max(self.policy.min_decode_tokens_per_sec);
+        (!self.is_paced && pace.is_finite() && pace < now).then_some(Measure::Pace(pace))
+    }
 }
 
-impl Beat {
-    fn check(self, policy: &Policy) -> ReadingCheck {
-        let least = self.expected * (1.0 - policy.max_slowdown_ratio);
-        ReadingCheck {
-            name: "Speed now",
-            value: words::speed(self.now),
-            limit: least.is_finite().then(|| format!("at least {}", words::speed(least.max(0.0)))),
-            exceeded: Some(self.is_slow),
-        }
-    }
+/// A reading over its limit. What is below it again needs no remedy; it only mustn't come back yet.
+fn strained(reading: &Reading, cause: Cause, is_urgent: bool) -> Option<Finding> {
+    (reading.is_exceeded() && !reading.is_lingering).then(|| Finding {
+        cause,
+        reason: reading.reason,
+        sentence: reading.strain.clone(),
+        is_urgent,
+    })
 }

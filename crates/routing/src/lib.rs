@@ -13,6 +13,7 @@ mod decision;
 mod demand;
 mod egress;
 mod fit;
+mod growth;
 mod guard;
 mod here;
 mod hysteresis;

@@ -92,10 +92,11 @@ impl Outlook {
     pub fn add(&mut self, snapshot: &Snapshot) {
         let mut at = since_epoch(snapshot.at);
         if let Some(newest) = self.samples.back().map(|sample| sample.at) {
-            if at.saturating_sub(newest) > WINDOW || newest.saturating_sub(at) > WINDOW {
+            if newest.saturating_sub(at) > WINDOW {
                 self.samples.clear();
+            } else {
+                at = at.max(newest);
             }
-            at = at.max(if self.samples.is_empty() { at } else { newest });
         }
         self.snapshot.clone_from(snapshot);
         let before_last = self.samples.len().checked_sub(2).and_then(|index| self.samples.get(index));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::hysteresis::{Limits, Reading, State, median};
 use crate::rank::known_speed;
 use crate::speed::bytes_touched;
-use crate::{LocalModel, Policy};
+use crate::{LocalModel, Policy, ReadingCheck, words};
 
 /// The time of a token is taken over so many: some engines hand them on in pairs.
 const TOGETHER: usize = 4;
@@ -136,6 +136,19 @@ impl Pulse {
     }
 }
 
+impl Beat {
+    /// The same as a reading.
+    pub(crate) fn check(self, policy: &Policy) -> ReadingCheck {
+        let least = self.expected * (1.0 - policy.max_slowdown_ratio);
+        ReadingCheck {
+            name: "Speed now",
+            value: words::speed(self.now),
+            limit: least.is_finite().then(|| format!("at least {}", words::speed(least.max(0.0)))),
+            exceeded: Some(self.is_slow),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use chat::Bytes;
@@ -206,6 +219,7 @@ mod tests {
         }
         let beat = pulse.look(Duration::from_millis(1100), &Policy::default(), &model(), 9, Some(20.0)).unwrap();
         assert!((beat.now - 10.0).abs() < 1e-6 && (beat.expected - 20.0).abs() < 1e-6, "{beat:?}");
+        assert!(!beat.is_slow, "one look is too few");
         assert_eq!(pulse.look(Duration::from_millis(1100), &Policy::default(), &model(), 9, Some(f64::NAN)), None);
     }
 

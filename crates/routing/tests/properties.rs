@@ -2,6 +2,7 @@
 
 use chat::Bytes;
 use proptest::prelude::*;
+use routing::case::Case;
 use routing::{
     Calibration, Concern, Continuation, Decision, Demand, LocalModel, NodeOption, OffloadMode, Outlook, Place, Policy,
     Reason, Running, Target, Trust, Verdict, decide, fit, may_leave,
@@ -354,6 +355,19 @@ proptest! {
         if !matches!(decision.target, Target::Here { .. }) {
             let later = decide(&policy, &demand, &outlook_of(&scarcer), &nodes);
             prop_assert!(!matches!(later.target, Target::Here { .. }), "{} then {}", decision.line(), later.line());
+        }
+    }
+
+    /// The same near the point where the context has to shrink, which random machines seldom come to.
+    #[test]
+    fn a_smaller_context_never_brings_an_answer_back(
+        free in 5600_u64..9000, less in 0_u64..600, falling in 1_u64..30, prompt in 1_usize..6000
+    ) {
+        let words = |free| format!("free={free}MiB falling={falling}MiB/s prompt={prompt} node=up");
+        let decision = |free| Case::parse(&words(free)).expect("a case").decide();
+        let (before, later) = (decision(free), decision(free.saturating_sub(less)));
+        if goes_to_a_node(&before) {
+            prop_assert!(goes_to_a_node(&later), "{} then {}", before.line(), later.line());
         }
     }
 

@@ -14,9 +14,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tidegate-desktop", &["app", "chat", "gateway"]),
     ("cli", &["app", "chat", "gateway"]),
     ("gateway", &["app", "chat", "wire"]),
-    ("app", &["chat", "engine", "nodes", "routing", "store", "vitals"]),
+    ("app", &["chat", "engine", "handoff", "nodes", "routing", "store", "vitals"]),
     ("engine", &["chat", "kernels"]),
-    ("nodes", &["chat", "wire"]),
+    ("handoff", &["chat", "routing"]),
+    // For the pass without which nothing is sent to a node.
+    ("nodes", &["chat", "routing", "wire"]),
     ("routing", &["chat", "vitals"]),
     ("store", &["chat"]),
     ("vitals", &["chat"]),

@@ -10,15 +10,16 @@ pub use ballast::hold_memory;
 use chat::{Bytes, ChatEvent, ChatRequest, Message, Role, SamplingParams};
 use futures::StreamExt;
 use routing::PlaceChoice;
-pub use thresholds::{PressurePlan, PressureStep, PressureThresholds};
+pub use thresholds::{NoThresholds, PressurePlan, PressureStep, PressureThresholds};
 use tokio::process::Command;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use vitals::MemoryPressure;
 
-use crate::App;
+use crate::calibration::LONG_ANSWER;
 use crate::error::{AppError, ErrorCode};
 use crate::settings::Settings;
 use crate::start::AbortOnDrop;
+use crate::{App, AskedBy, CompletionEvent};
 
 /// Answers are so long, so that decode doesn't slow down by the length of the context.
 const ANSWER_TOKENS: usize = 256;
@@ -152,7 +153,7 @@ impl App {
 
     async fn write_answers(&self, place: Option<PlaceChoice>, written: &UnboundedSender<Written>) {
         let request = ChatRequest {
-            messages: vec![Message::new(Role::User, "Count from one to five hundred in words, and leave none out.")],
+            messages: vec![Message::new(Role::User, LONG_ANSWER)],
             sampling: SamplingParams {
                 temperature: Some(0.0),
                 max_tokens: Some(ANSWER_TOKENS),
@@ -174,15 +175,21 @@ impl App {
         place: Option<PlaceChoice>,
         written: &UnboundedSender<Written>,
     ) -> Result<(), AppError> {
-        let completion = self.complete(request, place).await?;
+        let completion = self.complete(request, place, AskedBy::Terminal).await?;
         // A closed channel is found by the loop around this.
         let _ = written.send(Written::Begun { place: completion.decision.place.clone() });
         let (mut events, mut before) = (completion.into_events(), None::<Instant>);
         while let Some(event) = events.next().await {
-            if let ChatEvent::Text(_) | ChatEvent::Thinking(_) = event? {
-                let now = Instant::now();
-                let itl = before.replace(now).map(|before| now - before);
-                let _ = written.send(Written::Piece(itl));
+            match event? {
+                CompletionEvent::Chat(ChatEvent::Text(_) | ChatEvent::Thinking(_)) => {
+                    let now = Instant::now();
+                    let itl = before.replace(now).map(|before| now - before);
+                    let _ = written.send(Written::Piece(itl));
+                }
+                CompletionEvent::Moved(decision) => {
+                    let _ = written.send(Written::Begun { place: decision.place });
+                }
+                CompletionEvent::Chat(_) => {}
             }
         }
         Ok(())

@@ -13,6 +13,8 @@ const STEPS: u64 = 24;
 const UNDISTURBED_STEPS: usize = 3;
 const STEP_TIME: Duration = Duration::from_secs(4);
 const LEAST_STEP: Bytes = Bytes::mib(16);
+/// Swap in use, or swapped in within a second, that is less than this above what it is at rest is no sign of anything.
+const LEAST_SIGN: Bytes = Bytes::mib(1);
 
 /// How memory is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,8 +83,8 @@ pub struct PressureStep {
     pub failure: Option<String>,
 }
 
-/// Where answers slow down on this machine: below 85 % of the undisturbed speed. A reading that was no worse than
-/// undisturbed says nothing, and is `None`.
+/// Where answers slow down on this machine for want of memory: below 85 % of the undisturbed speed. A reading that was no
+/// worse than undisturbed says nothing, and is `None`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PressureThresholds {
     /// Median of the steps in which nothing was taken.
@@ -98,36 +100,64 @@ pub struct PressureThresholds {
 }
 
 impl PressureThresholds {
-    /// Between the last step that was fast enough and the first of those that weren't, in proportion. A single slow step
-    /// with a fast one after it is taken for a disturbance. `None` where answers never slowed down for good.
-    pub fn find(steps: &[PressureStep]) -> Option<Self> {
+    /// Between the last step that was fast enough and the first of those that weren't, in proportion. A slow step while no
+    /// reading tells of memory running short, or with a fast one after it, is taken for a disturbance.
+    ///
+    /// # Errors
+    /// Where that can't be said of these steps.
+    pub fn find(steps: &[PressureStep]) -> Result<Self, NoThresholds> {
         let undisturbed: Vec<&PressureStep> = steps.iter().take_while(|step| step.taken == Bytes::ZERO).collect();
         let mut speeds: Vec<f64> = undisturbed.iter().map(|step| step.tokens_per_sec).collect();
         speeds.sort_by(f64::total_cmp);
-        let usual = speeds.get(speeds.len() / 2).copied().filter(|speed| *speed > 0.0)?;
+        let usual =
+            speeds.get(speeds.len() / 2).copied().filter(|speed| *speed > 0.0).ok_or(NoThresholds::Disturbed)?;
         let least = KEPT_SPEED * usual;
-        let is_slow = |step: &PressureStep| step.tokens_per_sec < least;
-        let first =
-            (undisturbed.len()..steps.len()).find(|&i| is_slow(&steps[i]) && steps.get(i + 1).is_none_or(is_slow))?;
-        let (before, after) = (steps.get(first.checked_sub(1)?)?, &steps[first]);
-        let fall = before.tokens_per_sec - after.tokens_per_sec;
-        let part = if fall > 0.0 { ((before.tokens_per_sec - least) / fall).clamp(0.0, 1.0) } else { 0.0 };
-        let between = |read: fn(&PressureStep) -> Option<Bytes>| {
-            let (before, after) = (read(before)?.0 as f64, read(after)?.0 as f64);
-            Some(Bytes((before + part * (after - before)) as u64))
-        };
+        if speeds.iter().any(|speed| *speed < least) {
+            return Err(NoThresholds::Disturbed);
+        }
         let at_rest = |read: fn(&PressureStep) -> Option<Bytes>| undisturbed.iter().filter_map(move |step| read(step));
         let swap_used = |step: &PressureStep| step.swap_used;
         let swap_in = |step: &PressureStep| step.swap_in_per_sec;
         let available = |step: &PressureStep| step.available;
-        Some(Self {
+        let (swap_at_rest, swap_in_at_rest) = (at_rest(swap_used).max(), at_rest(swap_in).max());
+        let is_above = |value: Option<Bytes>, rest: Option<Bytes>| {
+            value.zip(rest).is_some_and(|(value, rest)| value.saturating_sub(rest) >= LEAST_SIGN)
+        };
+        let is_short = |step: &PressureStep| {
+            step.pressure.is_some_and(|pressure| pressure != MemoryPressure::Normal)
+                || is_above(step.swap_used, swap_at_rest)
+                || is_above(step.swap_in_per_sec, swap_in_at_rest)
+        };
+        let is_slow = |step: &PressureStep| step.tokens_per_sec < least && is_short(step);
+        let first = (undisturbed.len()..steps.len())
+            .find(|&i| is_slow(&steps[i]) && steps.get(i + 1).is_none_or(is_slow))
+            .ok_or(NoThresholds::NeverSlow)?;
+        // There are undisturbed ones before it.
+        let (before, after) = (&steps[first - 1], &steps[first]);
+        let fall = before.tokens_per_sec - after.tokens_per_sec;
+        let part = if fall > 0.0 { ((before.tokens_per_sec - least) / fall).clamp(0.0, 1.0) } else { 0.0 };
+        let mix =
+            |before: Bytes, after: Bytes| Bytes((before.0 as f64 + part * (after.0 as f64 - before.0 as f64)) as u64);
+        let between = |read: fn(&PressureStep) -> Option<Bytes>| Some(mix(read(before)?, read(after)?));
+        Ok(Self {
             undisturbed_tokens_per_sec: usual,
-            taken: between(|step| Some(step.taken))?,
-            swap_used: between(swap_used).filter(|used| at_rest(swap_used).all(|rest| *used > rest)),
-            swap_in_per_sec: between(swap_in).filter(|rate| at_rest(swap_in).all(|rest| *rate > rest)),
+            taken: mix(before.taken, after.taken),
+            swap_used: between(swap_used).filter(|used| is_above(Some(*used), swap_at_rest)),
+            swap_in_per_sec: between(swap_in).filter(|rate| is_above(Some(*rate), swap_in_at_rest)),
             available: between(available).filter(|left| at_rest(available).all(|rest| *left < rest)),
         })
     }
+}
+
+/// Why there are no limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoThresholds {
+    /// Speed swung before any memory was taken, so that nothing can be compared with it.
+    #[error("something else slowed answers down before any memory was taken; close it and measure again")]
+    Disturbed,
+    /// Nothing to derive them from.
+    #[error("answers never fell below 85 % of their undisturbed speed for want of memory")]
+    NeverSlow,
 }
 
 #[cfg(test)]
@@ -150,7 +180,7 @@ mod tests {
     fn collapse() -> Vec<PressureStep> {
         vec![
             step(0, 31.0, 10, 0, 900),
-            step(0, 20.0, 10, 0, 900),
+            step(0, 29.0, 10, 0, 900),
             step(0, 30.0, 10, 0, 900),
             step(300, 12.0, 10, 0, 600), // something else ran
             step(600, 29.5, 10, 0, 300),
@@ -173,16 +203,30 @@ mod tests {
         let mut steps = collapse();
         for step in &mut steps {
             (step.swap_used, step.swap_in_per_sec) = (Some(Bytes::mib(10)), None);
+            step.pressure = (step.tokens_per_sec < 25.0).then_some(MemoryPressure::Warning);
         }
+        steps[3].pressure = None;
         let found = PressureThresholds::find(&steps).unwrap();
         assert_eq!((found.swap_used, found.swap_in_per_sec), (None, None));
     }
 
     #[test]
     fn no_collapse_is_no_limit() {
-        assert_eq!(PressureThresholds::find(&collapse()[..5]), None);
-        assert_eq!(PressureThresholds::find(&collapse()[3..]), None, "nothing says what is undisturbed");
-        assert_eq!(PressureThresholds::find(&[]), None);
+        assert_eq!(PressureThresholds::find(&collapse()[..5]), Err(NoThresholds::NeverSlow));
+        assert_eq!(PressureThresholds::find(&collapse()[3..]), Err(NoThresholds::Disturbed));
+        assert_eq!(PressureThresholds::find(&[]), Err(NoThresholds::Disturbed));
+    }
+
+    #[test]
+    fn what_is_slow_for_another_reason_is_no_limit() {
+        let mut steps = collapse();
+        for step in &mut steps {
+            (step.swap_used, step.swap_in_per_sec) = (Some(Bytes::mib(10)), Some(Bytes(900)));
+        }
+        assert_eq!(PressureThresholds::find(&steps), Err(NoThresholds::NeverSlow));
+        let mut busy = collapse();
+        busy[1].tokens_per_sec = 20.0;
+        assert_eq!(PressureThresholds::find(&busy), Err(NoThresholds::Disturbed));
     }
 
     #[test]

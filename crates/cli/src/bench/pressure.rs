@@ -6,7 +6,10 @@ use std::path::Path;
 use anyhow::Context;
 use app::chat::Bytes;
 use app::vitals::machine;
-use app::{App, AppConfig, OffloadMode, PressureCurve, PressureEnd, PressurePlan, PressureStep, PressureThresholds};
+use app::{
+    App, AppConfig, NoThresholds, OffloadMode, PressureCurve, PressureEnd, PressurePlan, PressureStep,
+    PressureThresholds,
+};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -68,13 +71,13 @@ pub(super) async fn run(config: AppConfig, args: &PressureArgs) -> anyhow::Resul
         phases.push(Phase { guarded: true, curve });
     }
     report["phases"] = phases.iter().map(phase_json).collect();
-    report["thresholds"] = thresholds.as_ref().map(thresholds_json).into();
+    report["thresholds"] = thresholds.as_ref().ok().map(thresholds_json).into();
     let (json, svg) = (folder.join("pressure.json"), folder.join("pressure.svg"));
     let write = |path: &Path, text: String| {
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     };
     write(&json, serde_json::to_string_pretty(&report)? + "\n")?;
-    write(&svg, chart::svg(&phases, thresholds.as_ref()))?;
+    write(&svg, chart::svg(&phases, thresholds.as_ref().ok()))?;
     println!("\nwritten   {}, {}", json.display(), svg.display());
     tell(config, thresholds, args.apply).await
 }
@@ -120,10 +123,17 @@ fn row(step: &PressureStep) -> String {
     )
 }
 
-async fn tell(config: AppConfig, thresholds: Option<PressureThresholds>, apply: bool) -> anyhow::Result<()> {
-    let Some(found) = thresholds else {
-        println!("limits    none: answers never fell below 85 % of their undisturbed speed for good");
-        return Ok(());
+async fn tell(
+    config: AppConfig,
+    thresholds: Result<PressureThresholds, NoThresholds>,
+    apply: bool,
+) -> anyhow::Result<()> {
+    let found = match thresholds {
+        Ok(found) => found,
+        Err(why) => {
+            println!("limits    none: {why}");
+            return Ok(());
+        }
     };
     let limits = [
         found.swap_used.map(|used| format!("swap in use above {used}")),

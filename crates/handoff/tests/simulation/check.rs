@@ -221,8 +221,21 @@ impl Seen {
     /// A simulation in which something never happens proves nothing about it.
     pub(crate) fn assert_everything_happened(&self) {
         for what in [
-            "handed over", "lost in the middle", "lost before a word", "by tokens", "by text", "by prefix", "here to node",
-            "node to here", "node to node", "more than one move", "whole after a move", "whole", "stopped", "failed", "stayed",
+            "handed over",
+            "lost in the middle",
+            "lost before a word",
+            "by tokens",
+            "by text",
+            "by prefix",
+            "here to node",
+            "node to here",
+            "node to node",
+            "more than one move",
+            "whole after a move",
+            "whole",
+            "stopped",
+            "failed",
+            "stayed",
         ] {
             assert!(self.0.contains_key(what), "never: {what}");
         }

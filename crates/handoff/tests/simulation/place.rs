@@ -49,7 +49,10 @@ pub(crate) enum Fault {
     /// Ends in order after so many characters, but without an end.
     EndsWithoutEnd(usize),
     /// Says nothing more after so many characters. `alive`: what it answers when it is asked how it is.
-    Stalls { after: usize, alive: bool },
+    Stalls {
+        after: usize,
+        alive: bool,
+    },
     /// Ends the answer at once, whatever there is to say.
     ReturnsNothing,
     /// Says that its tokens mean the same as everybody's, which they don't.
@@ -263,7 +266,8 @@ fn through_bytes(spec: &Spec, script: Vec<Step>) -> Vec<Step> {
         decoder.push(arriving, &mut events).expect("what we encode can be decoded");
         for event in events {
             if event.data == DONE {
-                let finish = Finish { reason: reason.unwrap_or(FinishReason::Stop), usage, timings: Timings::default() };
+                let finish =
+                    Finish { reason: reason.unwrap_or(FinishReason::Stop), usage, timings: Timings::default() };
                 steps.push((std::mem::take(&mut waited), Ok(ChatEvent::Finished(finish))));
                 return steps;
             }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chat::{Bytes, ChatRequest, Message, Role, SamplingParams};
-use handoff::{Ask, Host, HandoffEvent, Ledger, Opened, Signal, Takeover, Watch, answer};
+use handoff::{Ask, HandoffEvent, Host, Ledger, Opened, Signal, Takeover, Watch, answer};
 use routing::{
     Advice, Concern, Continuation, Decision, Demand, LocalModel, Measure, NodeOption, OffloadMode, Outlook, Place,
     PlaceChoice, Policy, Reason, Running, Target, decide, may_leave,
@@ -152,15 +152,16 @@ fn snapshot(random: &mut Random) -> Snapshot {
     Snapshot {
         memory: (!unknown(random)).then_some(memory),
         swap: (!unknown(random)).then_some(swap),
-        pressure: (!unknown(random))
-            .then(|| random.pick(&[
+        pressure: (!unknown(random)).then(|| {
+            random.pick(&[
                 MemoryPressure::Normal,
                 MemoryPressure::Normal,
                 MemoryPressure::Normal,
                 MemoryPressure::Normal,
                 MemoryPressure::Warning,
                 MemoryPressure::Critical,
-            ])),
+            ])
+        }),
         thermal: (!unknown(random)).then(|| {
             random.pick(&[
                 ThermalState::Nominal,
