@@ -77,17 +77,16 @@ pub async fn read(mut events: ReplyStream) -> Reply {
     while let Some(event) = events.next().await {
         match event {
             ReplyEvent::Text(text) => reply.text.push_str(&text),
-            ReplyEvent::Routed(decision) => reply.targets.push(decision.target),
+            ReplyEvent::Routed(decision) | ReplyEvent::Moved { decision, .. } => reply.targets.push(decision.target),
             ReplyEvent::Finished(message) => reply.message = Some(*message),
             ReplyEvent::Failed { error, message } => {
                 reply.error = Some(error.code);
                 reply.message = Some(*message);
             }
-            ReplyEvent::Moved { decision, .. } => reply.targets.push(decision.target),
             ReplyEvent::Accepted { .. }
-            | ReplyEvent::Note { .. }
             | ReplyEvent::Progress(_)
-            | ReplyEvent::Thinking(_) => {}
+            | ReplyEvent::Thinking(_)
+            | ReplyEvent::Note { .. } => {}
         }
     }
     reply

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use app::chat::{ChatEvent, ChatRequest, Message, Progress, Role, SamplingParams};
-use app::{App, AppError, AskedBy, ConversationId, ReplyEvent, Segment, SendMessage};
+use app::{App, AppError, AskedBy, CompletionEvent, ConversationId, ReplyEvent, Segment, SendMessage};
 use futures::StreamExt;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -34,22 +34,29 @@ async fn answer_once(
 ) -> anyhow::Result<()> {
     let mut messages: Vec<Message> = system.map(|text| Message::new(Role::System, text)).into_iter().collect();
     messages.push(Message::new(Role::User, prompt));
-    let completion = app.complete(ChatRequest { messages, sampling, ..ChatRequest::default() }, None).await?;
+    let request = ChatRequest { messages, sampling, ..ChatRequest::default() };
+    let completion = app.complete(request, None, AskedBy::Terminal).await?;
     let (decision, model) = (completion.decision.clone(), completion.model.clone());
     let mut events = completion.into_events();
-    let (mut text, mut out) = (String::new(), std::io::stdout());
+    let (mut text, mut out, mut moves) = (String::new(), std::io::stdout(), Vec::new());
     let mut progress = ProgressLine::default();
     while let Some(event) = events.next().await {
-        match event? {
+        let event = match event? {
+            CompletionEvent::Chat(event) => event,
+            CompletionEvent::Moved(decision) => {
+                moves.push(json!({ "at_char": text.chars().count(), "decision": decision }));
+                continue;
+            }
+        };
+        match event {
             ChatEvent::Progress(step) => progress.show(step),
             // It was offered no tool.
             ChatEvent::Thinking(_) | ChatEvent::ToolCall { .. } | ChatEvent::Logprobs(_) | ChatEvent::Tokens { .. } => {
             }
             ChatEvent::Text(piece) => {
                 progress.clear();
-                if as_json {
-                    text.push_str(&piece);
-                } else {
+                text.push_str(&piece);
+                if !as_json {
                     write!(out, "{piece}").and_then(|()| out.flush()).context("cannot write the answer")?;
                 }
             }
@@ -58,6 +65,7 @@ async fn answer_once(
                     "text": text,
                     "model": model,
                     "decision": decision,
+                    "moves": moves,
                     "finish_reason": format!("{:?}", finish.reason).to_lowercase(),
                     "prompt_tokens": finish.usage.map(|usage| usage.prompt_tokens),
                     "completion_tokens": finish.usage.map(|usage| usage.completion_tokens),
@@ -144,10 +152,12 @@ async fn reply(app: &App, conversation: Option<ConversationId>, text: &str) -> R
                 // A closed terminal ends the program by its signal; there is nobody to tell.
                 let _ = out.flush();
             }
-            // Where it went is in the line under the answer.
-            Some(
-                ReplyEvent::Routed(_) | ReplyEvent::Moved { .. } | ReplyEvent::Note { .. } | ReplyEvent::Thinking(_),
-            ) => {}
+            Some(ReplyEvent::Routed(_) | ReplyEvent::Thinking(_)) => {}
+            Some(ReplyEvent::Moved { decision, .. }) => {
+                let line = format!("{} · {}", decision.place, decision.sentence);
+                eprint!("{}", style::stderr().muted(&format!(" [{line}] ")));
+            }
+            Some(ReplyEvent::Note { sentence }) => eprint!("{}", style::stderr().muted(&format!(" [{sentence}] "))),
             Some(ReplyEvent::Finished(message)) => {
                 let line = message.segments.last().map(|part| {
                     let speed =

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use app::{AppError, Completion, DecisionRecord, ErrorCode};
+use app::{AppError, AskedBy, Completion, CompletionEvent, DecisionRecord, ErrorCode};
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use chat::ChatEvent;
 use futures::StreamExt;
 use wire::openai::{ChunkEncoder, ModelEntry, ReplyHead, decode_request, encode_models, encode_response};
+use wire::sse::encode_comment;
 
 use crate::Gateway;
 use crate::failure::Failure;
@@ -28,7 +29,7 @@ pub(crate) async fn chat_completions(
 ) -> Result<Response, Failure> {
     let body = body.map_err(|rejection| Failure::unreadable(rejection.body_text()))?;
     let call = decode_request(&body)?;
-    let completion = gateway.app.complete(call.request, None).await?;
+    let completion = gateway.app.complete(call.request, None, AskedBy::Gateway).await?;
     let head = ReplyHead { id: reply_id(), created: now_secs(), model: completion.model.clone() };
     let explained = explanation(&completion.decision);
     Ok(if call.stream {
@@ -64,7 +65,13 @@ fn streamed(completion: Completion, mut encoder: ChunkEncoder) -> Response {
     // away drops the completion, which stops it.
     let events = completion.into_events().map(move |event| {
         let text = match event {
-            Ok(event) => encoder.encode(&event),
+            Ok(CompletionEvent::Chat(event)) => encoder.encode(&event),
+            // Headers have gone; a comment is what every client passes over.
+            Ok(CompletionEvent::Moved(decision)) => encode_comment(&format!(
+                "x-tidegate-route: {}; x-tidegate-reason: {}",
+                ascii(&decision.place),
+                ascii(&decision.sentence)
+            )),
             Err(error) => encoder.encode_error(&Failure::from(error).body),
         };
         Ok::<_, Infallible>(text)
@@ -75,7 +82,7 @@ fn streamed(completion: Completion, mut encoder: ChunkEncoder) -> Response {
 
 async fn whole(completion: Completion, head: &ReplyHead) -> Result<Vec<u8>, AppError> {
     let (mut text, mut thinking, mut calls) = (String::new(), String::new(), Vec::new());
-    let mut events = completion.into_events();
+    let mut events = completion.into_chat_events();
     while let Some(event) = events.next().await {
         match event? {
             ChatEvent::Text(piece) => text.push_str(&piece),
@@ -92,13 +99,16 @@ async fn whole(completion: Completion, head: &ReplyHead) -> Result<Vec<u8>, AppE
 fn explanation(decision: &DecisionRecord) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, text) in [(ROUTE, &decision.place), (REASON, &decision.sentence)] {
-        // Headers are ASCII; the sentences have a middle dot or a curly quote now and then.
-        let ascii: String = text.chars().map(|c| if c.is_ascii() && !c.is_ascii_control() { c } else { '-' }).collect();
-        if let Ok(value) = HeaderValue::from_str(&ascii) {
+        if let Ok(value) = HeaderValue::from_str(&ascii(text)) {
             headers.insert(name, value);
         }
     }
     headers
+}
+
+/// Headers are ASCII; the sentences have a middle dot or a curly quote now and then.
+fn ascii(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii() && !c.is_ascii_control() { c } else { '-' }).collect()
 }
 
 fn reply_id() -> String {

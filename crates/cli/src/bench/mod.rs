@@ -150,7 +150,8 @@ async fn answer(app: &App, run: usize, tokens: usize, peak: &mut Option<Bytes>) 
         sampling: SamplingParams { temperature: Some(0.0), max_tokens: Some(tokens), ..SamplingParams::default() },
         ..ChatRequest::default()
     };
-    let mut events = app.complete(request, Some(app::PlaceChoice::Here)).await?.into_events();
+    let completion = app.complete(request, Some(app::PlaceChoice::Here), app::AskedBy::Terminal).await?;
+    let mut events = completion.into_chat_events();
     while let Some(event) = events.next().await {
         *peak = (*peak).max(own(app));
         if let ChatEvent::Finished(finish) = event? {
