@@ -12,6 +12,8 @@ export const commands = {
 	sendMessage: (request: SendMessageDto, onEvent: Channel<ReplyEventDto>) => __TAURI_INVOKE<null>("send_message", { request, onEvent }),
 	/**  Stops an answer; what was written stays. A reply that has ended already is no error. */
 	stopReply: (replyId: string) => __TAURI_INVOKE<null>("stop_reply", { replyId }),
+	/**  Lets an answer that is being written go on at `here` or a node. Whether it did comes with the reply's events. */
+	moveAnswer: (messageId: number, placeId: string) => __TAURI_INVOKE<null>("move_answer", { messageId, placeId }),
 	listConversations: () => __TAURI_INVOKE<ConversationSummaryDto[]>("list_conversations"),
 	openConversation: (id: number) => __TAURI_INVOKE<ConversationDto>("open_conversation", { id }),
 	renameConversation: (id: number, title: string) => __TAURI_INVOKE<null>("rename_conversation", { id, title }),
