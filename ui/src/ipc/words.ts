@@ -58,6 +58,12 @@ export function reasonWord(code: string): string {
   return reasonWords[camel(code)] ?? code.replace(/[-_]+/g, ' ')
 }
 
+/** Why an answer left the place `before`, in a few words. */
+export function moveReason(code: string, before: string): string {
+  if (camel(code) !== 'failed') return reasonWord(code)
+  return isHere(before) ? 'it failed here' : `${placeName(before)} failed`
+}
+
 /** A node's name from the place as the product says it: "studio" from "On studio". */
 export function placeName(place: string): string {
   return place.trim().replace(/^on /i, '')

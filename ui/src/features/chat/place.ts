@@ -37,7 +37,8 @@ export function utf16Offset(text: string, scalars: number): number {
 export function placeLine(message: MessageDto, decision: DecisionDto | null, liveSpeed: number | null): PlaceLine | null {
   const segment = message.segments.at(-1)
   if (segment) {
-    const speed = segment.decodeTokensPerSec ?? liveSpeed
+    // Of an answer that moved, one speed would say little and take the room of the reason.
+    const speed = message.segments.length > 1 ? null : (segment.decodeTokensPerSec ?? liveSpeed)
     return {
       here: isHere(segment.place),
       place: placesWord(message.segments.map(({ place }) => place)),

@@ -31,7 +31,7 @@ it('says where an answer was made, how fast, and why', () => {
   expect(moved('Here', 'On studio')).toBe('Here, then studio')
   expect(moved('On studio', 'Here', 'On mini')).toBe('On studio, then here, then mini')
   expect(moved('Here', 'On studio', 'Here', 'On mini')).toBe('Here, then mini (moved 3 times)')
-  const writing = { segments: [segment, { ...segment, decodeTokensPerSec: null }] } as unknown as MessageDto
+  const writing = { segments: [{ ...segment, decodeTokensPerSec: null }] } as unknown as MessageDto
   expect(placeLine(writing, null, 30)?.speed).toBe('30 tok/s')
   expect(placeLine(long, null, null)).toMatchObject({ here: true, place: 'Here', reason: 'with a smaller context' })
 })

@@ -14,7 +14,7 @@ it('tells why an answer moved and how it was handed over', () => {
   expect(card.decision).toBe(moved)
   expect(card.handover).toEqual([
     { name: 'Handed over', value: 'by its tokens: the same as if it had not moved' },
-    { name: 'Pause', value: '84 ms from the last word here to the first on studio' },
+    { name: 'Pause', value: '84 ms between two words' },
   ])
   expect(card.facts).toEqual(['m', '88 tokens', '41 tok/s'])
 })
@@ -22,11 +22,11 @@ it('tells why an answer moved and how it was handed over', () => {
 it('tells that the place before failed', () => {
   const back = { ...first, continuation: 'text', gapMs: 1240, decision: { ...here, reason: 'failed' }, reason: 'failed' }
   const card = cardOfPart(message([{ ...second, continuation: null, completionTokens: null, ended: 'it closed the connection' }, back]), 1)
-  expect(card.title).toBe('Moved back here: the other place failed')
+  expect(card.title).toBe('Moved back here: studio failed')
   expect(card.handover.map(({ name, value }) => `${name}: ${value}`)).toEqual([
     'studio failed: it closed the connection',
     'Handed over: by its text, which was read again there',
-    'Pause: 1.2 s from the last word on studio to the first here',
+    'Pause: 1.2 s between two words',
   ])
 })
 

@@ -1,7 +1,7 @@
 /** What the card tells of a decision: of one part of an answer, or of an entry of the history. Pure. */
 
 import type { DecisionDto, DecisionEntryDto, MessageDto } from '../../ipc/backend'
-import { asSentence, askedByWords, isHere, kindWords, placeName, reasonWord } from '../../ipc/words'
+import { asSentence, askedByWords, isHere, kindWords, moveReason, placeName, reasonWord } from '../../ipc/words'
 import { milliseconds, tokensPerSec, whole } from '../../primitives/format'
 
 export type Card = {
@@ -28,15 +28,14 @@ const known = (facts: (string | null)[]): string[] => facts.filter((fact) => fac
 /** A figure in words, where it is known. */
 const figure = (value: number | null | undefined, say: (value: number) => string) => (value === null || value === undefined ? null : say(value))
 
-const at = (place: string) => (isHere(place) ? 'here' : `on ${placeName(place)}`)
-
 /** The `part`-th place that wrote the answer, and why there. */
 export function cardOfPart(message: MessageDto, part: number): Card {
   const segment = message.segments[part]
   const decision = segment?.decision ?? (part === 0 || message.segments.length === 0 ? message.decision : null)
   const place = segment?.place ?? decision?.place ?? 'here'
-  const reason = reasonWord(segment?.reason ?? decision?.reason ?? '')
   const before = message.segments[part - 1]
+  const code = segment?.reason ?? decision?.reason ?? ''
+  const reason = before ? moveReason(code, before.place) : reasonWord(code)
   let title = `${isHere(place) ? 'Answered here' : `Answered on ${placeName(place)}`}: ${reason}`
   if (decision?.target === 'refuse') title = 'Not answered'
   else if (before) {
@@ -48,7 +47,7 @@ export function cardOfPart(message: MessageDto, part: number): Card {
   if (before && segment) {
     if (before.ended !== null && !usualEnds.includes(before.ended)) handover.push({ name: `${placeName(before.place)} failed`, value: before.ended })
     if (segment.continuation !== null) handover.push({ name: 'Handed over', value: continuations[segment.continuation] ?? segment.continuation })
-    if (segment.gapMs !== null) handover.push({ name: 'Pause', value: `${milliseconds(segment.gapMs)} from the last word ${at(before.place)} to the first ${at(place)}` })
+    if (segment.gapMs !== null) handover.push({ name: 'Pause', value: `${milliseconds(segment.gapMs)} between two words` })
   }
   return {
     title,
