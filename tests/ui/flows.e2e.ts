@@ -509,8 +509,15 @@ test('nothing is cut off sideways at the narrowest', async () => {
     const { page } = await show('german', size)
     await page.keyboard.press('Meta+1')
     await scene.id('message-assistant').waitFor()
-    const wide = await page.evaluate(() => [...document.querySelectorAll('#app *')].filter((element) => element.getBoundingClientRect().right > window.innerWidth + 1 && getComputedStyle(element).position !== 'fixed' && !element.closest('pre, .scroll')).map((element) => element.outerHTML.slice(0, 90)))
-    expect(wide).toEqual([])
+    const tooWide = () => page.evaluate(() => [...document.querySelectorAll('#app *')].filter((element) => element.getBoundingClientRect().right > window.innerWidth + 1 && getComputedStyle(element).position !== 'fixed' && !element.closest('pre, .scroll')).map((element) => element.outerHTML.slice(0, 90)))
+    expect(await tooWide()).toEqual([])
+    for (const name of ['nodes', 'history']) {
+      if (size === 'narrow') await page.keyboard.press('Escape')
+      if (size === 'narrow') await scene.id('open-chats').click()
+      await scene.id(`open-${name}`).click()
+      await scene.id('back').waitFor()
+      expect(await tooWide(), name).toEqual([])
+    }
     if (size === 'narrow') await scene.close()
   }
 })

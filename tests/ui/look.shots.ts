@@ -55,7 +55,7 @@ const shots: Shot[] = [
       await scene.id('decision-card').waitFor()
     },
   },
-  { name: 'moving', fake: 'moving', set: ask(question, 'must be.') },
+  { name: 'moving', fake: 'moving', sizes: ['panel', 'window', 'narrow', 'small'], set: ask(question, 'must be.') },
   { name: 'moved-back', fake: 'move-back', set: async (scene) => {
     await scene.ask(question)
     await scene.id('send').waitFor()
@@ -72,7 +72,7 @@ const shots: Shot[] = [
     await scene.id('move-answer').click()
     await scene.id('move-menu').waitFor()
   } },
-  { name: 'history', fake: 'ready', set: place('history') },
+  { name: 'history', fake: 'ready', sizes: ['panel', 'window', 'narrow', 'small'], set: place('history') },
   { name: 'history-empty', fake: 'history-empty', set: place('history') },
   { name: 'history-card', fake: 'ready', set: async (scene, size) => {
     await place('history')(scene, size)

@@ -17,8 +17,8 @@ const EXAMPLES: &str = "Examples:
   tidegate chat                                        talk in this terminal
   tidegate chat --once \"What is 7 times 8?\" --temp 0   print one answer and leave
   tidegate fit ~/Downloads/qwen3-8b-q4_k_m.gguf        would this file run here, now?
-  tidegate log --why 12                                where that answer went, and from which readings
   tidegate route --explain free=4GiB node=studio/up    where would an answer be made then?
+  tidegate log --why 12                                where that answer went, and from which readings
   tidegate serve --listen 127.0.0.1:11500              an OpenAI-compatible server
   tidegate bench --calibrate                           what this machine can do
   tidegate serve --node http://studio.local:11500 --offload auto
@@ -36,10 +36,10 @@ pub(crate) enum Command {
     Vitals(VitalsArgs),
     /// Tell whether a model file fits in memory now, and with which context.
     Fit(FitArgs),
-    /// Show where answers went and why, the newest first.
-    Log(LogArgs),
     /// Explain where an answer would be made, on a machine that you describe.
     Route(RouteArgs),
+    /// Show where answers went and why, the newest first.
+    Log(LogArgs),
     /// Measure how fast a model answers on this machine, what the machine can do, and what memory pressure does to it.
     Bench(BenchArgs),
     /// Hold memory for `bench --pressure`.
@@ -158,6 +158,19 @@ pub(crate) struct FitArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct RouteArgs {
+    /// What the machine, the chat and the nodes are like: free=4GiB node=studio/up. Nothing runs and nothing is read.
+    #[arg(long, value_name = "WORD", num_args = 0.., required_unless_present = "words")]
+    pub(crate) explain: Option<Vec<String>>,
+    /// List the words.
+    #[arg(long, conflicts_with = "explain")]
+    pub(crate) words: bool,
+    /// One JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct LogArgs {
     /// The most decisions to show.
     #[arg(long, value_name = "N", default_value_t = 20)]
@@ -174,19 +187,6 @@ pub(crate) struct LogArgs {
     /// Folder of chats and settings.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct RouteArgs {
-    /// What the machine, the chat and the nodes are like: free=4GiB node=studio/up. Nothing runs and nothing is read.
-    #[arg(long, value_name = "WORD", num_args = 0.., required_unless_present = "words")]
-    pub(crate) explain: Option<Vec<String>>,
-    /// List the words.
-    #[arg(long, conflicts_with = "explain")]
-    pub(crate) words: bool,
-    /// One JSON object.
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -152,12 +152,10 @@ async fn reply(app: &App, conversation: Option<ConversationId>, text: &str) -> R
                 // A closed terminal ends the program by its signal; there is nobody to tell.
                 let _ = out.flush();
             }
-            Some(ReplyEvent::Routed(_) | ReplyEvent::Thinking(_)) => {}
-            Some(ReplyEvent::Moved { decision, .. }) => {
-                let line = format!("{} · {}", decision.place, decision.sentence);
-                eprint!("{}", style::stderr().muted(&format!(" [{line}] ")));
-            }
-            Some(ReplyEvent::Note { sentence }) => eprint!("{}", style::stderr().muted(&format!(" [{sentence}] "))),
+            // Where it went is in the line under the answer.
+            Some(
+                ReplyEvent::Routed(_) | ReplyEvent::Moved { .. } | ReplyEvent::Note { .. } | ReplyEvent::Thinking(_),
+            ) => {}
             Some(ReplyEvent::Finished(message)) => {
                 let line = message.segments.last().map(|part| {
                     let speed =

@@ -45,8 +45,8 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => runtime.block_on(serve::run(args)),
         Command::Vitals(args) => vitals::run(&args),
         Command::Fit(args) => runtime.block_on(fit::run(args)),
-        Command::Log(args) => runtime.block_on(log::run(args)),
         Command::Route(args) => route::run(&args),
+        Command::Log(args) => runtime.block_on(log::run(args)),
         Command::Bench(args) => runtime.block_on(bench::run(args)),
         Command::HoldMemory(args) => Ok(app::hold_memory(Bytes(args.most))),
     };

@@ -4,8 +4,9 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device};
+use kernels::packed::Packing;
 
-use crate::gguf::{Packing, TensorInfo};
+use crate::gguf::TensorInfo;
 
 const IS_FOR_GPU: bool = cfg!(any(feature = "metal", feature = "cuda"));
 
@@ -105,23 +106,10 @@ pub(crate) fn repacked_bytes(packing: Packing, rows: usize, columns: usize) -> u
     }
 }
 
-/// Whether candle's Metal kernels multiply such a matrix with several tokens as the blocks that it is in the file: they
-/// store four rows at once and read 32 columns at once.
-pub(crate) const fn metal_multiplies_blocks(rows: usize, columns: usize) -> bool {
-    rows.is_multiple_of(4) && columns.is_multiple_of(32)
-}
-
-/// Bytes that a matrix of `rows` × `columns` takes on a GPU beyond those in the file: blocks that there are no
-/// kernels for, in this shape or at all, are unpacked to two bytes a weight there.
+/// Bytes that a matrix of `rows` × `columns` takes on a GPU beyond those in the file: blocks that there are no kernels for
+/// are unpacked to two bytes a weight. Metal has kernels of ours for all.
 pub(crate) fn unpacked_bytes(packing: Packing, rows: usize, columns: usize) -> u64 {
     match packing {
-        Packing::Candle(dtype)
-            if cfg!(feature = "metal") && dtype != GgmlDType::F32 && !metal_multiplies_blocks(rows, columns) =>
-        {
-            let packed = rows as u64 * (columns / dtype.block_size() * dtype.type_size()) as u64;
-            (2 * rows as u64 * columns as u64).saturating_sub(packed)
-        }
-        // Metal has kernels of ours.
         Packing::Ours(packed_type) if cfg!(feature = "cuda") => {
             let blocks = rows as u64 * (columns / packed_type.block_len()) as u64;
             blocks * (2 * packed_type.block_len() - packed_type.block_bytes()) as u64

@@ -1,9 +1,10 @@
 use std::path::{Path, PathBuf};
 
 use chat::Bytes;
+use kernels::packed::Packing;
 
 use crate::device::{self, KvType};
-use crate::gguf::{Gguf, Packing, vocabulary_name};
+use crate::gguf::{Gguf, vocabulary_name};
 use crate::spec::ModelSpec;
 use crate::{LoadError, tokenizer};
 

@@ -25,7 +25,7 @@ pub fn delta_rule(steps: &DeltaSteps<'_>, state: &Tensor) -> Result<(Tensor, Ten
     match state.device() {
         Device::Cpu => fused(steps, state, |steps| steps.apply_op2_no_bwd(state, &cpu::DeltaRule)),
         #[cfg(feature = "metal")]
-        Device::Metal(_) => fused(steps, state, |steps| steps.apply_op2_no_bwd(state, &crate::metal::DeltaRule)),
+        Device::Metal(_) => fused(steps, state, |steps| crate::metal::delta_rule(steps, state)),
         _ => delta_rule_reference(steps, state),
     }
 }

@@ -13,6 +13,7 @@ pub mod packed;
 
 mod attention;
 mod delta_rule;
+mod experts;
 mod gate;
 mod key_sets;
 mod kv_layer;
@@ -22,6 +23,7 @@ mod rope;
 
 pub use attention::{MOST_SCORES, attention, attention_reference, attention_scratch_bytes};
 pub use delta_rule::{DeltaSteps, delta_rule, delta_rule_reference};
+pub use experts::{Gating, Routing, best};
 pub use gate::{sigmoid, silu_gate, silu_gate_reference};
 pub use key_sets::{KeySet, attention_over_sets, softmax};
 pub use kv_layer::{KvFormat, KvLayer, KvNumbers, KvRows, KvShape, Plane, Span};

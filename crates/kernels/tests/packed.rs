@@ -1,16 +1,17 @@
 //! The packed types against the reference's bits, and their products against plain ones.
 
+#[expect(dead_code, reason = "what only a GPU has products for is left out")]
 mod quant_fixture;
 
 use candle_core::{Device, Tensor};
-use kernels::packed::{PackedMatrix, PackedType};
+use kernels::packed::{PackedMatrix, PackedType, Packing};
 use proptest::prelude::*;
 use quant_fixture::QuantFixture;
 
 #[test]
 fn weights_have_the_bits_of_the_reference() {
     for packed_type in PackedType::ALL {
-        let fixture = QuantFixture::of(packed_type);
+        let fixture = QuantFixture::of(Packing::Ours(packed_type));
         let mut weights = vec![f32::NAN; fixture.blocks * packed_type.block_len()];
         packed_type.unpack(&fixture.packed, &mut weights);
         fixture.check(&weights);
@@ -34,7 +35,7 @@ fn a_matrix_of_another_size_is_refused() {
 #[test]
 fn rows_are_looked_up_and_unknown_ones_refused() {
     let packed_type = PackedType::IQ4NL;
-    let fixture = QuantFixture::of(packed_type);
+    let fixture = QuantFixture::of(Packing::Ours(packed_type));
     let matrix = PackedMatrix::new(fixture.packed[..6 * 18].to_vec(), packed_type, 3, 64).unwrap();
     let mut weights = vec![0.0; 3 * 64];
     packed_type.unpack(&fixture.packed, &mut weights);
@@ -59,7 +60,7 @@ proptest! {
     ) {
         let packed_type = PackedType::ALL[type_index];
         let columns = row_blocks * packed_type.block_len();
-        let fixture = QuantFixture::of(packed_type);
+        let fixture = QuantFixture::of(Packing::Ours(packed_type));
         // The blocks with scales of the size that weights have, in another order each time.
         let usual: Vec<&[u8]> = fixture.usual().collect();
         let block = |i: usize| usual[(seed as usize).wrapping_add(i * 7) % usual.len()];

@@ -3,17 +3,18 @@
 //! asked for; and what a kernel does wrong fails the command buffer, as on a GPU, with the emulator's words for it.
 //!
 //! `TIDEGATE_METAL_CHECKS=full` looks at every load and store. `TIDEGATE_METAL_KERNELS` names a file to which each kernel
-//! that runs is added.
+//! that runs is added. [`fail`] makes a command buffer fail as a GPU's does.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::c_void;
 use std::fs::OpenOptions;
 use std::hash::{Hash, Hasher};
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::{ptr, slice};
 
-use metal_emulator::{Checks, ConstantValue, Fault, Launch};
+use metal_emulator::{Checks, ConstantValue, Launch};
 use objc2_foundation::NSRange;
 pub use objc2_metal::MTLResourceOptions;
 use objc2_metal::{AlwaysResident, MTLCompileOptions, MTLSize};
@@ -117,6 +118,7 @@ impl Device {
     }
 
     pub fn new_command_queue(&self) -> Result<crate::CommandQueue, MetalKernelError> {
+        OPENED.fetch_add(1, Ordering::Relaxed);
         Ok(CommandQueue)
     }
 
@@ -231,6 +233,33 @@ impl ResidencySet {
     pub fn remove_batch<'a>(&self, _: impl IntoIterator<Item = &'a Buffer>) {}
 }
 
+static OPENED: AtomicUsize = AtomicUsize::new(0);
+
+/// How many devices candle has opened: each has a queue of its own.
+pub fn opened() -> usize {
+    OPENED.load(Ordering::Relaxed)
+}
+
+/// How many dispatches there still are before the one that fails, and with which `localizedDescription`.
+static FAILURE: Mutex<Option<(usize, String)>> = Mutex::new(None);
+
+/// Fails the command buffer of a later dispatch, once, after `dispatches` that don't.
+pub fn fail(dispatches: usize, description: &str) {
+    *locked(&FAILURE) = Some((dispatches, description.to_owned()));
+}
+
+/// The failure that is due with this dispatch.
+fn failure() -> Option<String> {
+    let mut failure = locked(&FAILURE);
+    match failure.as_mut() {
+        Some((left @ 1.., _)) => {
+            *left -= 1;
+            None
+        }
+        _ => failure.take().map(|(_, description)| description),
+    }
+}
+
 #[derive(Clone)]
 pub struct CommandQueue;
 
@@ -238,7 +267,7 @@ pub struct CommandQueue;
 pub struct Commands {
     /// Held while something is encoded, as candle does: who asks for a second encoder then waits for ever.
     encoding: Mutex<()>,
-    fault: Arc<Mutex<Option<Fault>>>,
+    fault: Arc<Mutex<Option<String>>>,
 }
 
 impl Commands {
@@ -262,7 +291,7 @@ impl Commands {
     pub fn flush_and_wait(&self) -> Result<(), MetalKernelError> {
         match locked(&self.fault).take() {
             None => Ok(()),
-            Some(fault) => Err(MetalKernelError::CommandBufferError(fault.to_string())),
+            Some(fault) => Err(MetalKernelError::CommandBufferError(fault)),
         }
     }
 
@@ -311,7 +340,7 @@ enum Argument {
 pub struct ComputeCommandEncoder {
     bound: Mutex<Bound>,
     /// Of the first dispatch since the last wait that had one.
-    fault: Arc<Mutex<Option<Fault>>>,
+    fault: Arc<Mutex<Option<String>>>,
 }
 
 impl AsRef<ComputeCommandEncoder> for ComputeCommandEncoder {
@@ -370,6 +399,10 @@ impl ComputeCommandEncoder {
             // What comes after a fault never runs on a GPU either, and would tell of its consequences.
             return;
         }
+        *fault = failure();
+        if fault.is_some() {
+            return;
+        }
         let bound = locked(&self.bound);
         let ComputePipeline(function) = bound.pipeline.as_ref().expect("a pipeline is set before a dispatch");
         let checks = match function.library.name() {
@@ -398,7 +431,7 @@ impl ComputeCommandEncoder {
             launch = launch.open_barriers_early();
         }
         note(function);
-        *fault = launch.run().err();
+        *fault = launch.run().err().map(|fault| fault.to_string());
     }
 }
 

@@ -46,7 +46,7 @@ pub(crate) fn metal_test(workspace: &Workspace) -> Result<()> {
 }
 
 /// The kernels' properties and the products of every packing; every oracle model; then the beginning of each with every
-/// access to memory checked, which takes twenty times as long.
+/// access to memory checked, which takes twenty times as long; and a GPU that fails.
 pub(crate) fn run(workspace: &Workspace, steps: &mut Steps) {
     if !steps.work("candle over the Metal emulator", || prepare(workspace)) {
         return;
@@ -78,6 +78,7 @@ pub(crate) fn run(workspace: &Workspace, steps: &mut Steps) {
         "models on Metal, every access checked",
         &mut test("full", "engine", &oracles, &["every_family_begins_well"]),
     );
+    steps.run_tests("a GPU that fails", &mut test("fast", "device-faults", &["--tests"], &[]));
     steps.work("Metal kernels that ran", || kernels_that_ran(&kernels));
 }
 
@@ -115,7 +116,12 @@ fn prepare(workspace: &Workspace) -> Result<String> {
     for (name, source, features) in STAND_INS {
         write_crate(&folder.join(name), &stand_in(name, &version(&lock, name)?, source, features)?)?;
     }
-    let mut files = Files::from([("Cargo.toml".into(), manifest(workspace)?.into_bytes())]);
+    let mut files = Files::from([
+        ("Cargo.toml".into(), manifest(workspace)?.into_bytes()),
+        ("device-faults/Cargo.toml".into(), include_bytes!("../metal-test/device-faults.toml").into()),
+        ("device-faults/src/lib.rs".into(), Vec::new()),
+        ("device-faults/tests/device_faults.rs".into(), include_bytes!("../metal-test/device_faults.rs").into()),
+    ]);
     // Cargo takes out of it what the exchanged crates don't need, so the original is what tells whether it is current.
     let original = fs::read(workspace.root.join("Cargo.lock"))?;
     if fs::read(folder.join("Cargo.lock.original")).ok().as_ref() != Some(&original) {
@@ -215,7 +221,8 @@ fn stand_in(name: &str, version: &str, source: &str, features: &[&str]) -> Resul
 fn manifest(workspace: &Workspace) -> Result<String> {
     let mut table = read_table(&workspace.root.join("Cargo.toml"))?;
     let section = table.get_mut("workspace").and_then(Value::as_table_mut).context("there is no workspace")?;
-    section.insert("members".to_owned(), vec!["crates/engine", "crates/kernels", "crates/metal-emulator"].into());
+    let members = vec!["crates/engine", "crates/kernels", "crates/metal-emulator", "device-faults"];
+    section.insert("members".to_owned(), members.into());
     section.remove("default-members");
     let names = ["candle-core", "candle-metal-kernels"].into_iter().chain(STAND_INS.iter().map(|(name, ..)| *name));
     let patches = names.map(|name| (name.to_owned(), Table::from_iter([("path".to_owned(), name.into())]).into()));

@@ -21,7 +21,7 @@ pub(crate) use matrix::Matrix;
 pub(crate) use metadata::{Metadata, MetadataWriter};
 pub(crate) use parse::{Gguf, Header, Part, TensorInfo, shorten};
 pub use split::PartName;
-pub(crate) use tensor_type::{Packing, TensorType};
+pub(crate) use tensor_type::TensorType;
 pub(crate) use weights::{InUse, Weights, expert_name};
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
-use kernels::packed::{PackedMatrix, PackedType};
+use kernels::packed::{PackedMatrix, PackedType, Packing};
 use proptest::prelude::*;
 use testkit::gguf::{GgufBuilder, tiny_model};
 
@@ -79,6 +79,46 @@ fn nvfp4_products_are_scaled_where_the_file_says_so() {
         values(&experts[1].forward(&x).unwrap()),
         plain[4..].iter().map(|value| value * 2.0).collect::<Vec<_>>()
     );
+}
+
+/// Scaled and with a bias, as one tensor and as one for each.
+#[cfg(feature = "metal")]
+#[test]
+fn experts_in_one_buffer_are_those_of_the_cpu() {
+    let device = device::open();
+    let packed = fixture(TensorType::from_id(40).unwrap()).packed[..8 * 36].to_vec();
+    let (first, second) = packed.split_at(4 * 36);
+    let file = GgufBuilder::new()
+        .raw_tensor("together.weight", &[2, 4, 64], 40, packed.clone())
+        .tensor("together.scale", &[2], &[0.5, 2.0])
+        .tensor("together.bias", &[2, 4], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+        .raw_tensor("each.0.weight", &[4, 64], 40, first.to_vec())
+        .raw_tensor("each.1.weight", &[4, 64], 40, second.to_vec())
+        .raw_tensor("mixed.0.weight", &[4, 64], 40, first.to_vec())
+        .tensor("mixed.1.weight", &[4, 64], &[0.0; 256]);
+    let (_folder, gguf) = open(&file);
+    let x = Tensor::arange(0_f32, 192.0, &Device::Cpu).unwrap().affine(0.01, -1.0).unwrap().reshape((3, 64)).unwrap();
+    let ids = Tensor::new(&[[0_u32, 1], [1, 0], [1, 9]], &device).unwrap();
+    let chosen = kernels::metal::ChosenExperts::new(&ids).unwrap();
+    let (mut ignore, mut ignore_too) = (|_, _| {}, |_, _| {});
+    let mut weights = Weights::new(&gguf, &device, &mut ignore);
+    let mut of_cpu = Weights::new(&gguf, &Device::Cpu, &mut ignore_too);
+    for name in ["together", "each"] {
+        let metal = device.as_metal_device().unwrap();
+        let experts = Linear::load_packed_experts(&mut weights, name, (2, 4, 64), metal).unwrap();
+        let found = values(&experts.product(&x.to_device(&device).unwrap(), &chosen).unwrap());
+        let experts = Linear::load_experts(&mut of_cpu, name, 2, 4, 64).unwrap();
+        let [first, second] = [0, 1].map(|expert| experts[expert].forward(&x).unwrap().to_vec2::<f32>().unwrap());
+        let expected = [&first[0][..], &second[0], &second[1], &first[1], &second[2], &[0.0; 4]];
+        for (found, expected) in found.iter().zip(expected.concat()) {
+            assert!((found - expected).abs() <= 1e-3 * (1.0 + expected.abs()), "{name}: {found} is not {expected}");
+        }
+    }
+    let metal = device.as_metal_device().unwrap();
+    let Err(error) = Linear::load_packed_experts(&mut weights, "mixed", (2, 4, 64), metal) else {
+        panic!("it is mixed")
+    };
+    assert_eq!(error.to_string(), "tensor `mixed.1.weight` is packed as F32, which is not supported yet");
 }
 
 #[test]

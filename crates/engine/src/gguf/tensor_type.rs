@@ -1,5 +1,5 @@
 use candle_core::quantized::GgmlDType;
-use kernels::packed::PackedType;
+use kernels::packed::{PackedType, Packing};
 
 /// How the weights of a tensor are packed, as GGUF numbers and names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -177,14 +177,6 @@ impl TensorType {
     pub(crate) fn is_usable(self) -> bool {
         self.packing().is_some() || self.name == "I32"
     }
-}
-
-/// Who reads the blocks of a type.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Packing {
-    Candle(GgmlDType),
-    /// Blocks that candle lacks.
-    Ours(PackedType),
 }
 
 #[cfg(test)]

@@ -1,15 +1,19 @@
+#[cfg(feature = "metal")]
+use candle_core::MetalDevice;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use chat::Bytes;
-use kernels::packed::PackedMatrix;
+#[cfg(feature = "metal")]
+use kernels::metal::PackedExperts;
+use kernels::packed::{PackedMatrix, Packing};
 
 use super::mapped::{MappedBytes, copied, mapped};
-use super::{Gguf, LockedPieces, Matrix, Packing, TensorInfo};
+use super::{Gguf, LockedPieces, Matrix, TensorInfo};
+use crate::LoadError;
 use crate::wiring::Pieces;
-use crate::{LoadError, device};
 
 /// Hands out the tensors of a model. On the CPU they stay mapped: the system reads them when they are needed and takes
-/// the memory back when it is short. A GPU gets a copy, in f16 where candle lacks the packing.
+/// the memory back when it is short. A GPU gets a copy, with CUDA in f16 where candle lacks the packing.
 pub(crate) struct Weights<'a> {
     gguf: &'a Gguf,
     device: Device,
@@ -29,18 +33,8 @@ pub(crate) struct InUse {
 }
 
 impl InUse {
-    /// Notes blocks in a GPU's memory. Those of f32 are only the source of plain weights.
-    fn note_blocks(&mut self, copy: &QStorage, dtype: GgmlDType) {
-        #[cfg(feature = "metal")]
-        if dtype != GgmlDType::F32 {
-            self.buffers.extend(kernels::metal::WeightBuffer::of_blocks(copy));
-        }
-        #[cfg(not(feature = "metal"))]
-        let _ = (copy, dtype);
-    }
-
-    /// Notes plain weights in a GPU's memory.
-    fn note_plain(&mut self, copy: &Tensor) {
+    /// Notes weights in a GPU's memory.
+    fn note_copy(&mut self, copy: &Tensor) {
         #[cfg(feature = "metal")]
         self.buffers.extend(kernels::metal::WeightBuffer::of_tensor(copy));
         #[cfg(not(feature = "metal"))]
@@ -104,6 +98,44 @@ impl<'a> Weights<'a> {
         (0..experts).map(|expert| self.fastest(bytes.part(expert, experts), packing, rows, columns)).collect()
     }
 
+    /// The matrices of [`Self::experts`] in one buffer of an Apple GPU's.
+    #[cfg(feature = "metal")]
+    pub(crate) fn packed_experts(
+        &mut self,
+        name: &str,
+        (experts, rows, columns): (usize, usize, usize),
+        device: &MetalDevice,
+    ) -> Result<PackedExperts, LoadError> {
+        let (bytes, packing) = if !self.has(name) && self.has(&expert_name(name, 0)) {
+            self.packed_one_by_one(name, experts, &[rows, columns])?
+        } else {
+            self.packed(name, &[experts, rows, columns])?
+        };
+        PackedExperts::new(&bytes, packing, (experts, rows, columns), device)
+            .inspect(|copy| self.in_use.note_copy(copy.blocks()))
+            .map_err(LoadError::Device)
+    }
+
+    /// Experts that are a tensor each, one after the other. They must be packed alike.
+    #[cfg(feature = "metal")]
+    fn packed_one_by_one(
+        &mut self,
+        name: &str,
+        experts: usize,
+        shape: &[usize],
+    ) -> Result<(MappedBytes, Packing), LoadError> {
+        let (first, packing) = self.packed(&expert_name(name, 0), shape)?;
+        let mut all = first.to_vec();
+        for expert in 1..experts {
+            let name = expert_name(name, expert);
+            match self.packed(&name, shape)? {
+                (bytes, other) if other == packing => all.extend_from_slice(&bytes),
+                _ => return Err(unsupported(&name, self.info(&name)?)),
+            }
+        }
+        Ok((MappedBytes::made(all), packing))
+    }
+
     /// A matrix `(parts · rows, columns)`, cut into parts of `rows` rows.
     pub(crate) fn matrix_in_parts(
         &mut self,
@@ -138,7 +170,7 @@ impl<'a> Weights<'a> {
         if let (Device::Cpu, Packing::Candle(GgmlDType::Q5_0)) = (&self.device, packing) {
             // candle multiplies Q5_0 one weight at a time; the same numbers as Q8_0 have a SIMD product.
             let wide = copied(&kernels::cpu::q5_0_as_q8_0(&bytes), GgmlDType::Q8_0);
-            return QTensor::new(wide, (rows, columns)).map(Matrix::Candle).map_err(LoadError::Device);
+            return QTensor::new(wide, (rows, columns)).map(Box::new).map(Matrix::Candle).map_err(LoadError::Device);
         }
         self.note(&bytes, packing, rows, columns);
         match self.as_in_file(bytes, packing, rows, columns)? {
@@ -191,34 +223,28 @@ impl<'a> Weights<'a> {
     ) -> Result<Matrix, LoadError> {
         let matrix = match (packing, &self.device) {
             (Packing::Candle(dtype), Device::Cpu) => {
-                QTensor::new(mapped(bytes, dtype), (rows, columns)).map(Matrix::Candle)
+                QTensor::new(mapped(bytes, dtype), (rows, columns)).map(Box::new).map(Matrix::Candle)
             }
-            (Packing::Candle(dtype), Device::Metal(_))
-                if dtype != GgmlDType::F32 && !device::metal_multiplies_blocks(rows, columns) =>
-            {
-                // The range of bf16 is not f16's.
-                let plain = if dtype == GgmlDType::BF16 { DType::BF16 } else { DType::F16 };
-                QTensor::new(mapped(bytes, dtype), (rows, columns))
-                    .and_then(|blocks| blocks.dequantize(&Device::Cpu)?.to_dtype(plain)?.to_device(&self.device))
-                    .inspect(|copy| self.in_use.note_plain(copy))
+            (Packing::Candle(GgmlDType::F32), Device::Metal(_)) => {
+                QTensor::new(mapped(bytes, GgmlDType::F32), (rows, columns))
+                    .and_then(|weights| weights.dequantize(&self.device))
+                    .inspect(|copy| self.in_use.note_copy(copy))
                     .map(Matrix::Plain)
             }
-            (Packing::Candle(dtype), device) => QStorage::from_data((&*bytes).into(), device, dtype)
-                .inspect(|copy| self.in_use.note_blocks(copy, dtype))
-                .and_then(|copy| QTensor::new(copy, (rows, columns)))
-                .map(Matrix::Candle),
             #[cfg(feature = "metal")]
-            (Packing::Ours(packed_type), Device::Metal(device)) => {
-                kernels::metal::PackedTensor::new(&bytes, packed_type, rows, columns, device)
-                    .inspect(|copy| self.in_use.note_plain(copy.blocks()))
+            (packing, Device::Metal(device)) => {
+                kernels::metal::PackedTensor::new(&bytes, packing, rows, columns, device)
+                    .inspect(|copy| self.in_use.note_copy(copy.blocks()))
                     .map(Matrix::Metal)
             }
+            (Packing::Candle(dtype), device) => QStorage::from_data((&*bytes).into(), device, dtype)
+                .and_then(|copy| QTensor::new(copy, (rows, columns)))
+                .map(Box::new)
+                .map(Matrix::Candle),
             (Packing::Ours(packed_type), device) => {
                 PackedMatrix::new(bytes, packed_type, rows, columns).and_then(|matrix| match device {
                     Device::Cpu => Ok(Matrix::Packed(matrix)),
-                    gpu => {
-                        matrix.to_f16()?.to_device(gpu).inspect(|copy| self.in_use.note_plain(copy)).map(Matrix::Plain)
-                    }
+                    gpu => matrix.to_f16()?.to_device(gpu).map(Matrix::Plain),
                 })
             }
         };

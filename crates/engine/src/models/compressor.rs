@@ -1,10 +1,9 @@
 use std::ops::Range;
 
 use candle_core::{DType, Tensor};
-use kernels::softmax;
+use kernels::{best, softmax};
 
 use super::batch::rows;
-use super::experts::best;
 use super::linear::Linear;
 use super::norm::Norm;
 use super::rope::{Angles, RopeTable};

@@ -1,7 +1,7 @@
-use std::cmp::Ordering;
-
-use candle_core::Tensor;
-use kernels::sigmoid;
+use candle_core::{Device, Tensor};
+#[cfg(feature = "metal")]
+use kernels::metal::{ChosenExperts, PackedExperts, add_weighted};
+use kernels::{Routing, sigmoid};
 
 use super::TokenId;
 use super::feed_forward::FeedForward;
@@ -9,26 +9,33 @@ use super::linear::Linear;
 use super::norm::Norm;
 use crate::LoadError;
 use crate::gguf::Weights;
-use crate::spec::{ExpertsSpec, Gating};
+use crate::spec::ExpertsSpec;
 
 /// A mixture of experts: a router chooses a few for each token and weighs what they make of it.
 pub(super) struct Experts {
-    spec: ExpertsSpec,
     router: Router,
-    experts: Vec<FeedForward>,
+    matrices: Matrices,
     shared: Option<Shared>,
+    /// The weight multiplies what goes into an expert, not what comes out.
+    weighs_input: bool,
+}
+
+enum Matrices {
+    /// Run one by one, for which the router's choice is read back.
+    Each(Vec<FeedForward>),
+    /// Run together, and nothing is read back.
+    #[cfg(feature = "metal")]
+    Packed(Box<FeedForward<PackedExperts>>),
 }
 
 struct Router {
     /// Gemma 4 norms what its router sees, with a weight of its own.
     norm: Option<(Norm, Tensor)>,
     proj: Linear,
-    /// Added to the scores for the choice, not to the weights.
-    choice_bias: Option<Vec<f32>>,
-    /// Multiplies each expert's weight.
-    expert_scale: Option<Vec<f32>>,
+    /// Its tensors are where the choice is made: on the CPU, or an Apple GPU.
+    routing: Routing,
     /// The experts of each token of the vocabulary, one row after the other.
-    by_token: Option<Vec<usize>>,
+    by_token: Option<Vec<u32>>,
 }
 
 /// The expert that every token uses.
@@ -66,33 +73,70 @@ impl Experts {
                 Some(Shared { feed_forward, gate })
             }
         };
-        Ok(Self {
-            router: Router::load(hidden, epsilon, spec, weights, layer)?,
-            experts: FeedForward::load_experts(weights, layer, spec.experts, hidden, spec.width, spec.activation)?,
-            shared,
-            spec: spec.clone(),
-        })
+        let router = Router::load(hidden, epsilon, spec, weights, layer)?;
+        let matrices = match weights.device().clone() {
+            #[cfg(feature = "metal")]
+            Device::Metal(device) => {
+                let shape = (spec.experts, hidden, spec.width);
+                let experts = FeedForward::load_packed_experts(weights, layer, shape, spec.activation, &device)?;
+                Matrices::Packed(Box::new(experts))
+            }
+            _ => Matrices::Each(FeedForward::load_experts(
+                weights,
+                layer,
+                spec.experts,
+                hidden,
+                spec.width,
+                spec.activation,
+            )?),
+        };
+        Ok(Self { router, matrices, shared, weighs_input: spec.weighs_input })
     }
 
     /// `x` `(tokens, hidden)` → `(tokens, hidden)`; `seen` is what the router judges by, `tokens` are those of the rows.
     pub(super) fn forward(&self, x: &Tensor, seen: &Tensor, tokens: &[TokenId]) -> candle_core::Result<Tensor> {
-        let mut sum = match &self.shared {
+        let shared = match &self.shared {
             None => x.zeros_like()?,
             Some(Shared { feed_forward, gate }) => match gate {
                 None => feed_forward.forward(x)?,
                 Some(gate) => feed_forward.forward(x)?.broadcast_mul(&sigmoid(&gate.forward(x)?)?)?,
             },
         };
-        let assigned = self.router.assign(&self.spec, seen, tokens)?;
-        for (expert, assigned) in self.experts.iter().zip(assigned) {
-            let count = assigned.rows.len();
-            if count == 0 {
+        let logits = self.router.logits(seen)?;
+        match &self.matrices {
+            Matrices::Each(experts) => {
+                let (ids, weights) = self.router.route(&logits.to_device(&Device::Cpu)?, tokens)?;
+                self.add_each(experts, shared, x, &assign(experts.len(), &ids, &weights)?)
+            }
+            #[cfg(feature = "metal")]
+            Matrices::Packed(experts) => {
+                let (ids, weights) = self.router.route(&logits, tokens)?;
+                let chosen = ChosenExperts::new(&ids)?;
+                if !self.weighs_input {
+                    return add_weighted(&shared, &experts.forward(x, &chosen)?, &weights);
+                }
+                let x = x.unsqueeze(1)?.broadcast_mul(&weights.unsqueeze(2)?)?.flatten_to(1)?;
+                add_weighted(&shared, &experts.forward(&x, &chosen)?, &weights.ones_like()?)
+            }
+        }
+    }
+
+    /// Adds to `sum` what each expert makes of its tokens of `x`.
+    fn add_each(
+        &self,
+        experts: &[FeedForward],
+        mut sum: Tensor,
+        x: &Tensor,
+        assigned: &[Assigned],
+    ) -> candle_core::Result<Tensor> {
+        for (expert, Assigned { rows, weights }) in experts.iter().zip(assigned) {
+            if rows.is_empty() {
                 continue;
             }
-            let rows = Tensor::from_vec(assigned.rows, count, x.device())?;
-            let weights = Tensor::from_vec(assigned.weights, (count, 1), x.device())?;
+            let rows = Tensor::new(rows.as_slice(), x.device())?;
+            let weights = Tensor::new(weights.as_slice(), x.device())?.unsqueeze(1)?;
             let input = x.index_select(&rows, 0)?;
-            let output = if self.spec.weighs_input {
+            let output = if self.weighs_input {
                 expert.forward(&input.broadcast_mul(&weights)?)?
             } else {
                 expert.forward(&input)?.broadcast_mul(&weights)?
@@ -101,6 +145,18 @@ impl Experts {
         }
         Ok(sum)
     }
+}
+
+/// The tokens of each expert.
+fn assign(experts: usize, ids: &Tensor, weights: &Tensor) -> candle_core::Result<Vec<Assigned>> {
+    let mut assigned = vec![Assigned::default(); experts];
+    for (row, (ids, weights)) in ids.to_vec2::<u32>()?.iter().zip(weights.to_vec2::<f32>()?).enumerate() {
+        for (expert, weight) in ids.iter().zip(weights) {
+            assigned[*expert as usize].rows.push(row as u32);
+            assigned[*expert as usize].weights.push(weight);
+        }
+    }
+    Ok(assigned)
 }
 
 impl Router {
@@ -112,11 +168,15 @@ impl Router {
         layer: usize,
     ) -> Result<Self, LoadError> {
         let name = |part: &str| format!("blk.{layer}.{part}");
-        let mut list = |name: String| -> Result<Option<Vec<f32>>, LoadError> {
+        let device = match weights.device() {
+            Device::Metal(device) => Device::Metal(device.clone()),
+            _ => Device::Cpu,
+        };
+        let mut list = |name: String| -> Result<Option<Tensor>, LoadError> {
             if !weights.has(&name) {
                 return Ok(None);
             }
-            weights.vector(&name, spec.experts)?.to_vec1().map(Some).map_err(LoadError::Device)
+            weights.vector(&name, spec.experts)?.to_device(&device).map(Some).map_err(LoadError::Device)
         };
         let choice_bias = list(name("exp_probs_b.bias"))?;
         let expert_scale = list(name("ffn_down_exps.scale"))?;
@@ -138,117 +198,55 @@ impl Router {
             true => Some(table(spec, weights, &name("ffn_gate_tid2eid.weight"))?),
             false => None,
         };
-        Ok(Self { norm, proj, choice_bias, expert_scale, by_token })
+        let routing = Routing {
+            experts: spec.experts,
+            used: spec.used,
+            gating: spec.gating,
+            groups: spec.groups,
+            groups_used: spec.groups_used,
+            norms_weights: spec.norms_weights,
+            weight_scale: spec.weight_scale,
+            choice_bias,
+            expert_scale,
+        };
+        Ok(Self { norm, proj, routing, by_token })
     }
 
-    /// Which tokens of `x` `(tokens, hidden)` each expert gets, and with which weight.
-    fn assign(&self, spec: &ExpertsSpec, x: &Tensor, tokens: &[TokenId]) -> candle_core::Result<Vec<Assigned>> {
-        let x = match &self.norm {
-            Some((norm, scale)) => norm.forward(x)?.broadcast_mul(scale)?,
-            None => x.clone(),
-        };
-        let mut assigned = vec![Assigned::default(); spec.experts];
-        let scores = self.proj.forward(&x)?.to_vec2::<f32>()?;
-        for (row, (mut scores, token)) in scores.into_iter().zip(tokens).enumerate() {
-            match spec.gating {
-                Gating::Softmax => softmax(&mut scores),
-                Gating::Sigmoid => scores.iter_mut().for_each(|score| *score = 1.0 / (1.0 + (-*score).exp())),
-                Gating::SqrtSoftplus => scores.iter_mut().for_each(|score| *score = softplus(*score).sqrt()),
-                Gating::SoftmaxOfChosen => {}
-            }
-            let chosen = match &self.by_token {
-                None => self.choose(spec, &scores),
-                Some(table) => match table.chunks_exact(spec.used).nth(*token as usize) {
-                    Some(experts) => experts.to_vec(),
-                    None => candle_core::bail!("token {token} has no experts"),
-                },
-            };
-            for (expert, weight) in chosen.iter().zip(self.weigh(spec, &scores, &chosen)) {
-                assigned[*expert].rows.push(row as u32);
-                assigned[*expert].weights.push(weight);
-            }
+    /// `x` `(tokens, hidden)` → logits `(tokens, experts)`.
+    fn logits(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match &self.norm {
+            Some((norm, scale)) => self.proj.forward(&norm.forward(x)?.broadcast_mul(scale)?),
+            None => self.proj.forward(x),
         }
-        Ok(assigned)
     }
 
-    /// The experts with the best scores; where they stand in groups, of the groups whose two best sum to the most.
-    fn choose(&self, spec: &ExpertsSpec, scores: &[f32]) -> Vec<usize> {
-        let mut by: Vec<f32> = match &self.choice_bias {
-            Some(bias) => scores.iter().zip(bias).map(|(score, bias)| score + bias).collect(),
-            None => scores.to_vec(),
-        };
-        if spec.groups_used < spec.groups {
-            let len = spec.experts / spec.groups;
-            let sums: Vec<f32> =
-                by.chunks(len).map(|group| best(group, 2).into_iter().map(|expert| group[expert]).sum()).collect();
-            let kept = best(&sums, spec.groups_used);
-            for (group, scores) in by.chunks_mut(len).enumerate() {
-                if !kept.contains(&group) {
-                    scores.fill(f32::NEG_INFINITY);
+    /// The experts of each token and their weights, both `(tokens, used)`, where the logits are.
+    fn route(&self, logits: &Tensor, tokens: &[TokenId]) -> candle_core::Result<(Tensor, Tensor)> {
+        let ids = match &self.by_token {
+            None => self.routing.choose(logits)?,
+            Some(table) => {
+                let used = self.routing.used;
+                let mut ids = Vec::with_capacity(tokens.len() * used);
+                for token in tokens {
+                    match table.chunks_exact(used).nth(*token as usize) {
+                        Some(experts) => ids.extend_from_slice(experts),
+                        None => candle_core::bail!("token {token} has no experts"),
+                    }
                 }
+                Tensor::from_vec(ids, (tokens.len(), used), logits.device())?
             }
-        }
-        best(&by, spec.used)
-    }
-
-    fn weigh(&self, spec: &ExpertsSpec, scores: &[f32], chosen: &[usize]) -> Vec<f32> {
-        let mut weights: Vec<f32> = chosen.iter().map(|expert| scores[*expert]).collect();
-        if spec.gating == Gating::SoftmaxOfChosen {
-            softmax(&mut weights);
-        }
-        if spec.norms_weights {
-            let sum = weights.iter().sum::<f32>() + 1e-20;
-            weights.iter_mut().for_each(|weight| *weight /= sum);
-        }
-        for (weight, expert) in weights.iter_mut().zip(chosen) {
-            *weight *= spec.weight_scale * self.expert_scale.as_ref().map_or(1.0, |scale| scale[*expert]);
-        }
-        weights
+        };
+        let weights = self.routing.weigh(logits, &ids)?;
+        Ok((ids, weights))
     }
 }
 
 /// The table of the experts that each token of the vocabulary gets.
-fn table(spec: &ExpertsSpec, weights: &mut Weights<'_>, name: &str) -> Result<Vec<usize>, LoadError> {
+fn table(spec: &ExpertsSpec, weights: &mut Weights<'_>, name: &str) -> Result<Vec<u32>, LoadError> {
     let vocabulary = weights.rows("token_embd.weight")?;
     let experts = weights.integers(name, &[vocabulary, spec.used])?.into_iter().map(|expert| {
-        let expert = usize::try_from(expert).ok().filter(|expert| *expert < spec.experts);
+        let expert = u32::try_from(expert).ok().filter(|expert| (*expert as usize) < spec.experts);
         expert.ok_or_else(|| LoadError::UnsupportedFeature(format!("an expert in `{name}` that the model lacks")))
     });
     experts.collect()
-}
-
-/// `ln(1 + eˣ)`, without overflow.
-fn softplus(x: f32) -> f32 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
-}
-
-fn softmax(scores: &mut [f32]) {
-    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    scores.iter_mut().for_each(|score| *score = (*score - most).exp());
-    let sum: f32 = scores.iter().sum();
-    scores.iter_mut().for_each(|score| *score /= sum);
-}
-
-/// Indices of the `count` largest, the largest first; of equals the first.
-pub(super) fn best(scores: &[f32], count: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    let by_score = |a: &usize, b: &usize| -> Ordering { scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)) };
-    if count < order.len() {
-        order.select_nth_unstable_by(count, by_score);
-        order.truncate(count);
-    }
-    order.sort_unstable_by(by_score);
-    order
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_best_come_first_and_ties_go_to_the_first() {
-        assert_eq!(best(&[1.0, 3.0, 3.0, 2.0], 2), [1, 2]);
-        assert_eq!(best(&[1.0, f32::NAN], 1), [1]);
-        assert_eq!(best(&[1.0], 1), [0]);
-    }
 }

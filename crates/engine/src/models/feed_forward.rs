@@ -1,4 +1,8 @@
+#[cfg(feature = "metal")]
+use candle_core::MetalDevice;
 use candle_core::{D, Tensor};
+#[cfg(feature = "metal")]
+use kernels::metal::{ChosenExperts, PackedExperts};
 use kernels::{sigmoid, silu_gate};
 
 use super::linear::Linear;
@@ -6,20 +10,20 @@ use crate::LoadError;
 use crate::gguf::Weights;
 use crate::spec::Activation;
 
-/// A gated feed-forward layer: `down(activation(gate(x), up(x)))`.
-pub(super) struct FeedForward {
-    input: Input,
-    down_proj: Linear,
+/// A gated feed-forward layer: `down(activation(gate(x), up(x)))`. `P` is a matrix, or those of all experts.
+pub(super) struct FeedForward<P = Linear> {
+    input: Input<P>,
+    down_proj: P,
     activation: Activation,
 }
 
-enum Input {
+enum Input<P> {
     Separate {
-        gate_proj: Linear,
-        up_proj: Linear,
+        gate_proj: P,
+        up_proj: P,
     },
     /// One matrix makes the gate and then up.
-    Fused(Linear),
+    Fused(P),
 }
 
 impl FeedForward {
@@ -54,7 +58,7 @@ impl FeedForward {
         activation: Activation,
     ) -> Result<Vec<Self>, LoadError> {
         let name = |part: &str| format!("blk.{layer}.ffn_{part}_exps");
-        let inputs: Vec<Input> = if weights.has(&format!("{}.weight", name("gate_up"))) {
+        let inputs: Vec<Input<Linear>> = if weights.has(&format!("{}.weight", name("gate_up"))) {
             let fused = Linear::load_experts(weights, &name("gate_up"), experts, 2 * width, hidden)?;
             fused.into_iter().map(Input::Fused).collect()
         } else {
@@ -68,15 +72,54 @@ impl FeedForward {
 
     /// `x` `(tokens, hidden)` → `(tokens, hidden)`.
     pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        self.forward_with(x, Linear::forward)
+    }
+}
+
+#[cfg(feature = "metal")]
+impl FeedForward<PackedExperts> {
+    /// Those of all experts of a layer, in the memory of an Apple GPU.
+    pub(super) fn load_packed_experts(
+        weights: &mut Weights<'_>,
+        layer: usize,
+        (experts, hidden, width): (usize, usize, usize),
+        activation: Activation,
+        device: &MetalDevice,
+    ) -> Result<Self, LoadError> {
+        let name = |part: &str| format!("blk.{layer}.ffn_{part}_exps");
+        let is_fused = weights.has(&format!("{}.weight", name("gate_up")));
+        let mut load = |part: &str, rows: usize, columns: usize| {
+            Linear::load_packed_experts(weights, &name(part), (experts, rows, columns), device)
+        };
+        let input = if is_fused {
+            Input::Fused(load("gate_up", 2 * width, hidden)?)
+        } else {
+            Input::Separate { gate_proj: load("gate", width, hidden)?, up_proj: load("up", width, hidden)? }
+        };
+        Ok(Self { input, down_proj: load("down", hidden, width)?, activation })
+    }
+
+    /// `x` `(tokens, hidden)`, or one row for each of the chosen → `(tokens · used, hidden)`.
+    pub(super) fn forward(&self, x: &Tensor, chosen: &ChosenExperts) -> candle_core::Result<Tensor> {
+        self.forward_with(x, |experts, x| experts.product(x, chosen))
+    }
+}
+
+impl<P> FeedForward<P> {
+    fn forward_with(
+        &self,
+        x: &Tensor,
+        product: impl Fn(&P, &Tensor) -> candle_core::Result<Tensor>,
+    ) -> candle_core::Result<Tensor> {
         let (gate, up) = match &self.input {
-            Input::Separate { gate_proj, up_proj } => (gate_proj.forward(x)?, up_proj.forward(x)?),
+            Input::Separate { gate_proj, up_proj } => (product(gate_proj, x)?, product(up_proj, x)?),
             Input::Fused(proj) => {
-                let both = proj.forward(x)?;
+                let both = product(proj, x)?;
                 let width = both.dim(D::Minus1)? / 2;
                 (both.narrow(1, 0, width)?.contiguous()?, both.narrow(1, width, width)?.contiguous()?)
             }
         };
-        self.down_proj.forward(&self.activation.apply(&gate, &up)?)
+        product(&self.down_proj, &self.activation.apply(&gate, &up)?)
     }
 }
 

@@ -1,6 +1,10 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+#[cfg(feature = "metal")]
+use candle_core::{Device, MetalDevice};
+#[cfg(feature = "metal")]
+use kernels::metal::PackedExperts;
 
 use crate::LoadError;
 use crate::gguf::{Matrix, Weights};
@@ -53,6 +57,26 @@ impl Linear {
             Ok(Self { matrix: Arc::new(matrix), scale, bias })
         };
         matrices.into_iter().enumerate().map(linear).collect::<candle_core::Result<_>>().map_err(LoadError::Device)
+    }
+
+    /// As [`Self::load_experts`], in one buffer of an Apple GPU's.
+    #[cfg(feature = "metal")]
+    pub(crate) fn load_packed_experts(
+        weights: &mut Weights<'_>,
+        name: &str,
+        (experts, rows, columns): (usize, usize, usize),
+        device: &MetalDevice,
+    ) -> Result<PackedExperts, LoadError> {
+        let matrices = weights.packed_experts(&format!("{name}.weight"), (experts, rows, columns), device)?;
+        let scale = weights.scales(name, experts)?;
+        let scale = scale.map(|scale| Tensor::from_vec(scale, experts, &Device::Metal(device.clone())));
+        let scale = scale.transpose().map_err(LoadError::Device)?;
+        let bias = format!("{name}.bias");
+        let bias = if weights.has(&bias) { Some(weights.unpacked(&bias, &[experts, rows])?) } else { None };
+        match (&scale, &bias) {
+            (None, None) => Ok(matrices),
+            (scale, bias) => matrices.with_affine(scale.as_ref(), bias.as_ref()).map_err(LoadError::Device),
+        }
     }
 
     /// A matrix `(parts · rows, columns)`, cut into parts of `rows` rows.

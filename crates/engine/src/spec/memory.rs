@@ -122,6 +122,15 @@ impl ModelSpec {
     }
 }
 
+impl ExpertsSpec {
+    /// Gate, up and their product of one token, and on Metal, where its experts run together, what each makes of it.
+    fn activations(&self, hidden: usize) -> usize {
+        let each = 3 * self.width;
+        let chosen = if cfg!(feature = "metal") { self.used * (each + hidden) } else { each };
+        chosen.max(3 * self.shared_width)
+    }
+}
+
 impl Spec {
     /// Bytes of keys and values that a layer reads for the token after `depth` others.
     fn keys_read(&self, mixer: &MixerSpec, depth: usize, kv_type: KvType) -> u64 {
@@ -139,13 +148,15 @@ impl Spec {
         let chunk = PREFILL_CHUNK.min(context_len);
         let bytes = |values: usize| (values as u64).saturating_mul(chunk as u64 * F32);
         let widest = self.layers.iter().map(|layer| {
-            let width = match &layer.feed_forward {
-                FeedForwardSpec::Dense { width, .. } => *width,
-                FeedForwardSpec::Experts(experts) => experts.width.max(experts.shared_width),
-                FeedForwardSpec::DenseAndExperts { width, experts, .. } => experts.width.max(*width),
+            let feed_forward = match &layer.feed_forward {
+                FeedForwardSpec::Dense { width, .. } => 3 * width,
+                FeedForwardSpec::Experts(experts) => experts.activations(self.hidden),
+                FeedForwardSpec::DenseAndExperts { width, experts, .. } => {
+                    experts.activations(self.hidden).max(3 * width)
+                }
             };
             // Gate, up and their product, or what attention takes, beside the residual stream, queries, keys and values.
-            bytes(3 * width).max(attention_bytes(&layer.mixer, chunk, context_len))
+            bytes(feed_forward).max(attention_bytes(&layer.mixer, chunk, context_len))
         });
         widest.max().unwrap_or(0).saturating_add(bytes(6 * self.hidden))
     }
@@ -185,8 +196,10 @@ impl Deepseek4Spec {
     }
 
     fn activation_bytes(&self, context_len: usize) -> u64 {
-        // The streams before and after a block, and once more between; queries as they are made, turned and mixed.
-        let per_token = 4 * self.streams.count * self.hidden + 4 * self.heads * self.head_dim;
+        // The streams before and after a block, and once more between; queries as they are made, turned and mixed, or
+        // experts.
+        let experts = self.layers.iter().map(|layer| layer.experts.activations(self.hidden)).max().unwrap_or(0);
+        let per_token = 4 * self.streams.count * self.hidden + experts.max(4 * self.heads * self.head_dim);
         let keys = self.window + MOST_QUERIES + context_len / 4;
         let scores = (MOST_QUERIES * self.heads.max(self.indexer.heads)).saturating_mul(keys).min(MOST_SCORES);
         // Scores, and their softmax or what is left of them above zero.

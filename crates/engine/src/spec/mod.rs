@@ -7,7 +7,7 @@ mod read;
 
 use candle_core::DType;
 pub(crate) use deepseek4::{BlockShape, Compression, Deepseek4Layer, Deepseek4Spec, IndexerSpec, StreamsSpec};
-use kernels::{KvFormat, KvNumbers, KvShape, Pairing, Span};
+use kernels::{Gating, KvFormat, KvNumbers, KvShape, Pairing, Span};
 
 use crate::LoadError;
 use crate::device::KvType;
@@ -223,19 +223,6 @@ pub(crate) struct ExpertsSpec {
     pub(crate) weighs_input: bool,
     /// A table says which experts a token of the vocabulary gets; its scores are their weights only.
     pub(crate) is_by_token: bool,
-}
-
-/// How router logits become weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Gating {
-    /// Softmax over all experts.
-    Softmax,
-    /// A sigmoid for each.
-    Sigmoid,
-    /// `√softplus` for each.
-    SqrtSoftplus,
-    /// Softmax over the chosen.
-    SoftmaxOfChosen,
 }
 
 impl ModelSpec {

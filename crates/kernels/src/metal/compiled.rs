@@ -1,19 +1,18 @@
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::metal_backend::DeviceId;
 use candle_core::{Device, MetalDevice, MetalError, Result, Tensor};
 use candle_metal_kernels::metal::{ComputePipeline, Library};
 
-use crate::packed::PackedType;
-
-/// Threads of a SIMD-group, on every GPU of Apple's.
-pub(super) const SIMD_GROUP: usize = 32;
+use crate::packed::Packing;
 
 /// A `.metal` file of this crate.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Source {
     DeltaRule,
+    Experts,
     Packed,
 }
 
@@ -21,6 +20,7 @@ impl Source {
     const fn text(self) -> &'static str {
         match self {
             Self::DeltaRule => include_str!("delta_rule.metal"),
+            Self::Experts => include_str!("experts.metal"),
             Self::Packed => include_str!("packed.metal"),
         }
     }
@@ -31,7 +31,7 @@ impl Source {
 struct Compiled {
     libraries: HashMap<Source, Library>,
     pipelines: HashMap<(Source, String), ComputePipeline>,
-    codebooks: HashMap<PackedType, Tensor>,
+    codebooks: HashMap<Packing, Tensor>,
 }
 
 /// Of a device that was lost and opened anew, nothing is used again.
@@ -52,32 +52,29 @@ pub(super) fn pipeline(device: &MetalDevice, source: Source, name: &str) -> Resu
             return Ok(pipeline.clone());
         }
         let metal = device.metal_device();
-        if !compiled.libraries.contains_key(&source) {
-            let library = metal.new_library_with_source(source.text(), None).map_err(MetalError::from)?;
-            compiled.libraries.insert(source, library);
-        }
-        let function = compiled.libraries[&source].get_function(name, None).map_err(MetalError::from)?;
+        let library = match compiled.libraries.entry(source) {
+            Entry::Occupied(library) => library.into_mut(),
+            Entry::Vacant(place) => {
+                place.insert(metal.new_library_with_source(source.text(), None).map_err(MetalError::from)?)
+            }
+        };
+        let function = library.get_function(name, None).map_err(MetalError::from)?;
         let pipeline = metal.new_compute_pipeline_state_with_function(&function).map_err(MetalError::from)?;
         compiled.pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
     })
 }
 
-/// A length as kernels take it.
-pub(super) fn narrow(len: usize) -> Result<u32> {
-    u32::try_from(len).map_err(|_| MetalError::from(format!("{len} is too many")).into())
-}
-
 /// The codebook of a packing, one byte where it has none: no buffer is empty.
-pub(super) fn codebook(device: &MetalDevice, packed_type: PackedType) -> Result<Tensor> {
+pub(super) fn codebook(device: &MetalDevice, packing: Packing) -> Result<Tensor> {
     with_compiled(device, |compiled| {
-        if let Some(codebook) = compiled.codebooks.get(&packed_type) {
+        if let Some(codebook) = compiled.codebooks.get(&packing) {
             return Ok(codebook.clone());
         }
-        let mut bytes = packed_type.codebook();
+        let mut bytes = packing.codebook();
         bytes.resize(bytes.len().max(1), 0);
         let codebook = Tensor::from_slice(&bytes, bytes.len(), &Device::Metal(device.clone()))?;
-        compiled.codebooks.insert(packed_type, codebook.clone());
+        compiled.codebooks.insert(packing, codebook.clone());
         Ok(codebook)
     })
 }

@@ -2,16 +2,19 @@
 
 mod compiled;
 mod delta_rule;
+mod experts;
+mod launch;
 mod packed;
 
 use std::ops::Deref;
 
-use candle_core::quantized::QStorage;
 use candle_core::{MetalDevice, Storage, Tensor};
 use candle_metal_kernels::metal::{Buffer, Device, ResidencySet};
 use objc2_metal::MTLResidencySet;
 
-pub(crate) use delta_rule::DeltaRule;
+pub(crate) use delta_rule::delta_rule;
+pub use experts::{ChosenExperts, PackedExperts, add_weighted};
+pub(crate) use experts::{choose_experts, weigh_experts};
 pub use packed::PackedTensor;
 
 /// Apple's name for the family of this GPU, such as `applegpu_g16s`: an M4 Max.
@@ -24,15 +27,7 @@ pub fn architecture_name(device: &MetalDevice) -> String {
 pub struct WeightBuffer(Buffer);
 
 impl WeightBuffer {
-    /// That of packed weights; `None` where they aren't in a GPU's memory.
-    pub fn of_blocks(blocks: &QStorage) -> Option<Self> {
-        match blocks {
-            QStorage::Metal(blocks) => Some(Self(blocks.buffer().clone())),
-            QStorage::Cpu(_) | QStorage::Cuda(_) => None,
-        }
-    }
-
-    /// That of plain weights; `None` where they aren't in a GPU's memory.
+    /// That of `weights`; `None` where they aren't in a GPU's memory.
     pub fn of_tensor(weights: &Tensor) -> Option<Self> {
         match weights.storage_and_layout().0.deref() {
             Storage::Metal(storage) => Some(Self(storage.buffer().clone())),

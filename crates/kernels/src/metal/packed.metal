@@ -1,6 +1,6 @@
-// Products with weights that candle has no Metal kernels for, in the packings of `src/packed/`, whose formulas these are.
-// Eight neighbouring weights share a scale and an entry of the codebook in most of them, so that is what a thread unpacks
-// at a time.
+// Products with weights in every packing of GGUF: those of `src/packed/`, whose formulas these are, and those that candle
+// has kernels for too, by the formulas of `ggml-quants.c` of llama.cpp. Eight neighbouring weights share a scale and an
+// entry of the codebook in most of them, so that is what a thread unpacks at a time.
 #include <metal_stdlib>
 using namespace metal;
 
@@ -9,6 +9,19 @@ struct Shape {
     uint rows;
     /// Rows of x, or ids.
     uint count;
+};
+
+struct ExpertsShape {
+    uint columns;
+    uint rows;
+    /// Rows of y, of an expert each.
+    uint count;
+    uint experts;
+    /// Rows of y that are of the same row of x.
+    uint share;
+    uint is_affine;
+    /// Rows of y of a threadgroup, at most TOKENS.
+    uint tile;
 };
 
 static inline ushort ushort_at(device const uchar* bytes) { return ushort(bytes[0]) | ushort(bytes[1]) << 8; }
@@ -37,6 +50,9 @@ static inline void write_nibbles(
         out[i] = scale * float(as_type<char>(codebook[bytes[first + i] >> shift & 15]));
     }
 }
+
+/// One of 32 values with four bits each: the lower halves of sixteen bytes come first.
+static inline uint nibble(device const uchar* bytes, uint part, uint i) { return bytes[8 * (part % 2) + i] >> 4 * (part / 2) & 15; }
 
 struct Q1_0 {
     static constexpr constant uint LEN = 128;
@@ -237,13 +253,205 @@ struct NVFP4 {
     }
 };
 
+struct Q4_0 {
+    static constexpr constant uint LEN = 32;
+    static constexpr constant uint BYTES = 18;
+    static void unpack(device const uchar* block, uint part, device const uchar*, thread float* out) {
+        const float scale = half_at(block);
+        for (uint i = 0; i < 8; ++i) {
+            out[i] = (float(nibble(block + 2, part, i)) - 8.0f) * scale;
+        }
+    }
+};
+
+// Where a minimum is added or taken off, here and below, the product is exact in f32: whether the GPU rounds once, in a
+// fused multiplication and addition, or twice, the bits are the same.
+struct Q4_1 {
+    static constexpr constant uint LEN = 32;
+    static constexpr constant uint BYTES = 20;
+    static void unpack(device const uchar* block, uint part, device const uchar*, thread float* out) {
+        const float scale = half_at(block);
+        const float least = half_at(block + 2);
+        for (uint i = 0; i < 8; ++i) {
+            out[i] = float(nibble(block + 4, part, i)) * scale + least;
+        }
+    }
+};
+
+struct Q5_0 {
+    static constexpr constant uint LEN = 32;
+    static constexpr constant uint BYTES = 22;
+    static void unpack(device const uchar* block, uint part, device const uchar*, thread float* out) {
+        const float scale = half_at(block);
+        const uint high = uint_at(block + 2) >> 8 * part;
+        for (uint i = 0; i < 8; ++i) {
+            out[i] = (float(nibble(block + 6, part, i) | (high >> i & 1) << 4) - 16.0f) * scale;
+        }
+    }
+};
+
+struct Q5_1 {
+    static constexpr constant uint LEN = 32;
+    static constexpr constant uint BYTES = 24;
+    static void unpack(device const uchar* block, uint part, device const uchar*, thread float* out) {
+        const float scale = half_at(block);
+        const float least = half_at(block + 2);
+        const uint high = uint_at(block + 4) >> 8 * part;
+        for (uint i = 0; i < 8; ++i) {
+            out[i] = float(nibble(block + 8, part, i) | (high >> i & 1) << 4) * scale + least;
+        }
+    }
+};
+
+struct Q8_0 {
+    static constexpr constant uint LEN = 32;
+    static constexpr constant uint BYTES = 34;
+    static void unpack(device const uchar* block, uint part, device const uchar*, thread float* out) {
+        const float scale = half_at(block);
+        for (uint i = 0; i < 8; ++i) {
+            out[i] = float(as_type<char>(block[2 + 8 * part + i])) * scale;
+        }
+    }
+};
+
+struct Q2K {
+    static constexpr constant uint LEN = 256;
+    static constexpr constant uint BYTES = 84;
+    static void unpack(device const uchar* block, uint part, device const uchar*, thread float* out) {
+        const uint steps = block[part / 2];
+        const float scale = half_at(block + 80) * float(steps & 15);
+        const float least = half_at(block + 82) * float(steps >> 4);
+        device const uchar* low = block + 16 + 32 * (part / 16) + 8 * (part % 4);
+        for (uint i = 0; i < 8; ++i) {
+            out[i] = scale * float(low[i] >> 2 * (part / 4 % 4) & 3) - least;
+        }
+    }
+};
+
+struct Q3K {
+    static constexpr constant uint LEN = 256;
+    static constexpr constant uint BYTES = 110;
+    static void unpack(device const uchar* block, uint part, device const uchar*, thread float* out) {
+        const uint group = part / 2;
+        device const uchar* all_steps = block + 96;
+        const uint steps = (all_steps[group % 8] >> 4 * (group / 8) & 15) | (all_steps[8 + group % 4] >> 2 * (group / 4) & 3) << 4;
+        const float scale = half_at(block + 108) * (float(steps) - 32.0f);
+        device const uchar* high = block + 8 * (part % 4);
+        device const uchar* low = block + 32 + 32 * (part / 16) + 8 * (part % 4);
+        for (uint i = 0; i < 8; ++i) {
+            const uint value = (low[i] >> 2 * (part / 4 % 4) & 3) | (high[i] >> part / 4 & 1) << 2;
+            out[i] = scale * (float(value) - 4.0f);
+        }
+    }
+};
+
+/// Steps of scale and minimum of one of the eight groups of a block, in six bits each.
+static inline uint2 scale_and_least(device const uchar* steps, uint group) {
+    if (group < 4) {
+        return uint2(steps[group] & 63, steps[group + 4] & 63);
+    }
+    const uint low = steps[group + 4];
+    return uint2((low & 15) | (steps[group - 4] >> 6) << 4, low >> 4 | (steps[group] >> 6) << 4);
+}
+
+struct Q4K {
+    static constexpr constant uint LEN = 256;
+    static constexpr constant uint BYTES = 144;
+    static void unpack(device const uchar* block, uint part, device const uchar*, thread float* out) {
+        const uint group = part / 4;
+        const uint2 steps = scale_and_least(block + 4, group);
+        const float scale = half_at(block) * float(steps.x);
+        const float least = half_at(block + 2) * float(steps.y);
+        device const uchar* low = block + 16 + 32 * (group / 2) + 8 * (part % 4);
+        for (uint i = 0; i < 8; ++i) {
+            out[i] = scale * float(low[i] >> 4 * (group % 2) & 15) - least;
+        }
+    }
+};
+
+struct Q5K {
+    static constexpr constant uint LEN = 256;
+    static constexpr constant uint BYTES = 176;
+    static void unpack(device const uchar* block, uint part, device const uchar*, thread float* out) {
+        const uint group = part / 4;
+        const uint2 steps = scale_and_least(block + 4, group);
+        const float scale = half_at(block) * float(steps.x);
+        const float least = half_at(block + 2) * float(steps.y);
+        device const uchar* high = block + 16 + 8 * (part % 4);
+        device const uchar* low = block + 48 + 32 * (group / 2) + 8 * (part % 4);
+        for (uint i = 0; i < 8; ++i) {
+            out[i] = scale * float((low[i] >> 4 * (group % 2) & 15) | (high[i] >> group & 1) << 4) - least;
+        }
+    }
+};
+
+struct Q6K {
+    static constexpr constant uint LEN = 256;
+    static constexpr constant uint BYTES = 210;
+    static void unpack(device const uchar* block, uint part, device const uchar*, thread float* out) {
+        const float scale = half_at(block + 208) * float(as_type<char>(block[192 + part / 2]));
+        // Four runs of 32 values share their bytes of two high bits, two by two those of the low four.
+        const uint run = part / 4 % 4;
+        device const uchar* low = block + 64 * (part / 16) + 32 * (run % 2) + 8 * (part % 4);
+        device const uchar* high = block + 128 + 32 * (part / 16) + 8 * (part % 4);
+        for (uint i = 0; i < 8; ++i) {
+            const uint value = (low[i] >> 4 * (run / 2) & 15) | (high[i] >> 2 * run & 3) << 4;
+            out[i] = scale * (float(value) - 32.0f);
+        }
+    }
+};
+
+struct F32 {
+    static constexpr constant uint BYTES = 4;
+    static float at(device const uchar* weight) { return *reinterpret_cast<device const float*>(weight); }
+};
+
+struct F16 {
+    static constexpr constant uint BYTES = 2;
+    static float at(device const uchar* weight) { return float(*reinterpret_cast<device const half*>(weight)); }
+};
+
+struct BF16 {
+    static constexpr constant uint BYTES = 2;
+    static float at(device const uchar* weight) {
+        return as_type<float>(uint(*reinterpret_cast<device const ushort*>(weight)) << 16);
+    }
+};
+
+/// Rows of whole blocks.
+template <typename Packing>
+struct Blocks {
+    static ulong bytes(uint columns) { return ulong(columns / Packing::LEN) * Packing::BYTES; }
+    /// How many weights the part has.
+    static uint len(uint, uint) { return 8; }
+    static void unpack(device const uchar* row, uint part, uint, device const uchar* codebook, thread float* out) {
+        constexpr uint parts = Packing::LEN / 8;
+        Packing::unpack(row + ulong(part / parts) * Packing::BYTES, part % parts, codebook, out);
+    }
+};
+
+/// Rows of plain weights, which may end within a part.
+template <typename Weight>
+struct Plain {
+    static ulong bytes(uint columns) { return ulong(columns) * Weight::BYTES; }
+    static uint len(uint columns, uint part) { return min(8u, columns - 8 * part); }
+    static void unpack(device const uchar* row, uint part, uint columns, device const uchar*, thread float* out) {
+        for (uint i = 0; i < len(columns, part); ++i) {
+            out[i] = Weight::at(row + ulong(8 * part + i) * Weight::BYTES);
+        }
+    }
+};
+
+/// Parts of a row.
+static inline uint parts_of(uint columns) { return (columns + 7) / 8; }
+
 /// Rows of a threadgroup, of a SIMD-group each.
 constant constexpr uint ROWS = 4;
 /// Tokens for which weights are unpacked once.
 constant constexpr uint TOKENS = 4;
 
 /// x `(count, columns)` → y `(count, rows)`. A grid of `⌈rows / ROWS⌉ × ⌈count / TOKENS⌉` threadgroups.
-template <typename Packing>
+template <typename Rows>
 [[kernel]] void packed_product(
     constant Shape& shape [[buffer(0)]],
     device const uchar* blocks [[buffer(1)]],
@@ -259,15 +467,14 @@ template <typename Packing>
     }
     const uint first = group.y * TOKENS;
     const uint tokens = min(TOKENS, shape.count - first);
-    constexpr uint parts_of_block = Packing::LEN / 8;
-    device const uchar* weights = blocks + ulong(row) * (shape.columns / Packing::LEN) * Packing::BYTES;
+    device const uchar* weights = blocks + row * Rows::bytes(shape.columns);
     float sums[TOKENS] = {0, 0, 0, 0};
-    for (uint part = lane; part < shape.columns / 8; part += 32) {
+    for (uint part = lane; part < parts_of(shape.columns); part += 32) {
         float eight[8];
-        Packing::unpack(weights + part / parts_of_block * Packing::BYTES, part % parts_of_block, codebook, eight);
+        Rows::unpack(weights, part, shape.columns, codebook, eight);
         for (uint token = 0; token < tokens; ++token) {
             device const float* values = x + ulong(first + token) * shape.columns + 8 * part;
-            for (uint i = 0; i < 8; ++i) {
+            for (uint i = 0; i < Rows::len(shape.columns, part); ++i) {
                 sums[token] += eight[i] * values[i];
             }
         }
@@ -280,9 +487,68 @@ template <typename Packing>
     }
 }
 
-/// The rows `ids` `(count)` → y `(count, columns)`; zeros where there is no such row. A grid of `columns / 8 × count`
+/// Each row of y is the product of the expert `ids[row]` of `(experts, rows, columns)` with the row `row / share` of x,
+/// `(count / share, columns)` → y `(count, rows)`; zeros where there is no such expert. `order` has the rows of y sorted by
+/// expert, so that weights are unpacked once for several. affine `(experts, 1 + rows)` has the factor of an expert's
+/// products and what is added to each. A grid of `⌈rows / ROWS⌉ × ⌈count / tile⌉` threadgroups.
+template <typename Rows>
+[[kernel]] void packed_experts(
+    constant ExpertsShape& shape [[buffer(0)]],
+    device const uchar* blocks [[buffer(1)]],
+    device const uchar* codebook [[buffer(2)]],
+    device const float* x [[buffer(3)]],
+    device const uint* ids [[buffer(4)]],
+    device const uint* order [[buffer(5)]],
+    device const float* affine [[buffer(6)]],
+    device float* y [[buffer(7)]],
+    uint2 group [[threadgroup_position_in_grid]],
+    uint lane [[thread_index_in_simdgroup]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]]) {
+    const uint row = group.x * ROWS + simdgroup;
+    if (row >= shape.rows) {
+        return;
+    }
+    const uint first = group.y * shape.tile;
+    const uint tokens = min(shape.tile, shape.count - first);
+    uint experts[TOKENS];
+    for (uint token = 0; token < tokens; ++token) {
+        experts[token] = ids[order[first + token]];
+    }
+    float sums[TOKENS] = {0, 0, 0, 0};
+    for (uint part = lane; part < parts_of(shape.columns); part += 32) {
+        float eight[8];
+        uint unpacked = shape.experts;
+        for (uint token = 0; token < tokens; ++token) {
+            const uint expert = experts[token];
+            if (expert >= shape.experts) {
+                continue;
+            }
+            if (expert != unpacked) {
+                device const uchar* weights = blocks + (ulong(expert) * shape.rows + row) * Rows::bytes(shape.columns);
+                Rows::unpack(weights, part, shape.columns, codebook, eight);
+                unpacked = expert;
+            }
+            device const float* values = x + ulong(order[first + token] / shape.share) * shape.columns + 8 * part;
+            for (uint i = 0; i < Rows::len(shape.columns, part); ++i) {
+                sums[token] += eight[i] * values[i];
+            }
+        }
+    }
+    for (uint token = 0; token < tokens; ++token) {
+        float sum = simd_sum(sums[token]);
+        if (lane == 0) {
+            if (shape.is_affine && experts[token] < shape.experts) {
+                device const float* of_expert = affine + ulong(experts[token]) * (1 + shape.rows);
+                sum = sum * of_expert[0] + of_expert[1 + row];
+            }
+            y[ulong(order[first + token]) * shape.rows + row] = sum;
+        }
+    }
+}
+
+/// The rows `ids` `(count)` → y `(count, columns)`; zeros where there is no such row. A grid of `⌈columns / 8⌉ × count`
 /// threads.
-template <typename Packing>
+template <typename Rows>
 [[kernel]] void packed_rows(
     constant Shape& shape [[buffer(0)]],
     device const uchar* blocks [[buffer(1)]],
@@ -290,37 +556,52 @@ template <typename Packing>
     device const uint* ids [[buffer(3)]],
     device float* y [[buffer(4)]],
     uint2 at [[thread_position_in_grid]]) {
-    if (at.x >= shape.columns / 8 || at.y >= shape.count) {
+    if (at.x >= parts_of(shape.columns) || at.y >= shape.count) {
         return;
     }
-    constexpr uint parts_of_block = Packing::LEN / 8;
     const uint row = ids[at.y];
     float eight[8] = {0, 0, 0, 0, 0, 0, 0, 0};
     if (row < shape.rows) {
-        const ulong block = ulong(row) * (shape.columns / Packing::LEN) + at.x / parts_of_block;
-        Packing::unpack(blocks + block * Packing::BYTES, at.x % parts_of_block, codebook, eight);
+        Rows::unpack(blocks + row * Rows::bytes(shape.columns), at.x, shape.columns, codebook, eight);
     }
-    for (uint i = 0; i < 8; ++i) {
+    for (uint i = 0; i < Rows::len(shape.columns, at.x); ++i) {
         y[ulong(at.y) * shape.columns + 8 * at.x + i] = eight[i];
     }
 }
 
-#define FOR(packing) \
-    template [[host_name("packed_product_" #packing)]] [[kernel]] decltype(packed_product<packing>) packed_product<packing>; \
-    template [[host_name("packed_rows_" #packing)]] [[kernel]] decltype(packed_rows<packing>) packed_rows<packing>;
+#define KERNEL(kernel, rows, name) \
+    template [[host_name(#kernel "_" #name)]] [[kernel]] decltype(kernel<rows<name>>) kernel<rows<name>>;
 
-FOR(Q1_0)
-FOR(Q2_0)
-FOR(TQ1_0)
-FOR(TQ2_0)
-FOR(IQ1S)
-FOR(IQ1M)
-FOR(IQ2XXS)
-FOR(IQ2XS)
-FOR(IQ2S)
-FOR(IQ3XXS)
-FOR(IQ3S)
-FOR(IQ4NL)
-FOR(IQ4XS)
-FOR(MXFP4)
-FOR(NVFP4)
+#define FOR(rows, name) \
+    KERNEL(packed_product, rows, name) \
+    KERNEL(packed_experts, rows, name) \
+    KERNEL(packed_rows, rows, name)
+
+FOR(Blocks, Q1_0)
+FOR(Blocks, Q2_0)
+FOR(Blocks, TQ1_0)
+FOR(Blocks, TQ2_0)
+FOR(Blocks, IQ1S)
+FOR(Blocks, IQ1M)
+FOR(Blocks, IQ2XXS)
+FOR(Blocks, IQ2XS)
+FOR(Blocks, IQ2S)
+FOR(Blocks, IQ3XXS)
+FOR(Blocks, IQ3S)
+FOR(Blocks, IQ4NL)
+FOR(Blocks, IQ4XS)
+FOR(Blocks, MXFP4)
+FOR(Blocks, NVFP4)
+FOR(Blocks, Q4_0)
+FOR(Blocks, Q4_1)
+FOR(Blocks, Q5_0)
+FOR(Blocks, Q5_1)
+FOR(Blocks, Q8_0)
+FOR(Blocks, Q2K)
+FOR(Blocks, Q3K)
+FOR(Blocks, Q4K)
+FOR(Blocks, Q5K)
+FOR(Blocks, Q6K)
+FOR(Plain, F32)
+FOR(Plain, F16)
+FOR(Plain, BF16)

@@ -1,24 +1,24 @@
 use candle_core::backend::BackendStorage;
-use candle_core::{
-    CpuStorage, CustomOp3, DType, Device, Layout, MetalDevice, MetalStorage, Result, Shape, Tensor, bail,
-};
-use candle_metal_kernels::metal::ComputeCommandEncoder;
-use objc2_metal::MTLSize;
+use candle_core::quantized::GgmlDType;
+use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, MetalDevice, MetalError, MetalStorage, Result, Shape};
+use candle_core::{Tensor, bail};
+use candle_metal_kernels::{call_quantized_matmul_mm_t, call_quantized_matmul_mv_t};
 
-use super::compiled::{SIMD_GROUP, Source, codebook, narrow, pipeline};
-use crate::packed::PackedType;
+use super::compiled::{Source, codebook};
+use super::launch::{Launch, SIMD_GROUP, narrow};
+use crate::packed::Packing;
 
 /// As in `packed.metal`: rows of a threadgroup, of a SIMD-group each, and tokens for which weights are unpacked once.
-const ROWS: usize = 4;
-const TOKENS: usize = 4;
+pub(super) const ROWS: usize = 4;
+pub(super) const TOKENS: usize = 4;
 /// Weights that a thread unpacks at a time.
 const AT_ONCE: usize = 8;
 
-/// A matrix in a packing that candle lacks, which stays packed in the GPU's memory.
+/// A matrix that stays packed in the GPU's memory.
 pub struct PackedTensor {
     blocks: Tensor,
     codebook: Tensor,
-    packed_type: PackedType,
+    packing: Packing,
     rows: usize,
     columns: usize,
 }
@@ -28,16 +28,10 @@ impl PackedTensor {
     ///
     /// # Errors
     /// When a row isn't a whole number of blocks, `blocks` isn't `rows` rows, or there is no memory for them.
-    pub fn new(
-        blocks: &[u8],
-        packed_type: PackedType,
-        rows: usize,
-        columns: usize,
-        device: &MetalDevice,
-    ) -> Result<Self> {
-        packed_type.check_rows(blocks.len(), rows, columns)?;
+    pub fn new(blocks: &[u8], packing: Packing, rows: usize, columns: usize, device: &MetalDevice) -> Result<Self> {
+        packing.check_rows(blocks.len(), rows, columns)?;
         let blocks = Tensor::from_slice(blocks, blocks.len(), &Device::Metal(device.clone()))?;
-        Ok(Self { blocks, codebook: codebook(device, packed_type)?, packed_type, rows, columns })
+        Ok(Self { blocks, codebook: codebook(device, packing)?, packing, rows, columns })
     }
 
     /// The blocks as they lie in the GPU's memory.
@@ -45,16 +39,30 @@ impl PackedTensor {
         &self.blocks
     }
 
-    /// `x` `(tokens, columns)` of f32 → `(tokens, rows)`, computed in f32.
+    /// `x` `(tokens, columns)` → `(tokens, rows)` of f32: by candle's kernels where they are right, which round to f16 for
+    /// several tokens, else by ours, in f32.
     ///
     /// # Errors
-    /// When `x` has another shape or type, or isn't on the GPU.
+    /// When `x` has another shape, or isn't on the GPU.
     pub fn product(&self, x: &Tensor) -> Result<Tensor> {
-        let (tokens, columns) = x.dims2()?;
-        if columns != self.columns {
-            bail!("{tokens} tokens of {columns} values for rows of {} weights", self.columns);
+        let tokens = self.tokens(x)?;
+        match self.packing {
+            Packing::Candle(dtype) if candle_is_right(dtype, self.rows, self.columns, tokens) => {
+                let op = CandleProduct { dtype, rows: self.rows };
+                x.to_dtype(DType::F32)?.contiguous()?.apply_op2_no_bwd(&self.blocks, &op)
+            }
+            _ => self.own_product(x),
         }
-        self.run(Kernel::Product, &x.to_dtype(DType::F32)?)
+    }
+
+    /// [`Self::product`] by our own kernel, whatever the packing is.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn own_product(&self, x: &Tensor) -> Result<Tensor> {
+        let tokens = self.tokens(x)?;
+        let groups = (self.rows.div_ceil(ROWS), tokens.div_ceil(TOKENS));
+        self.launch("packed_product", &x.to_dtype(DType::F32)?, (tokens, self.rows), groups, SIMD_GROUP * ROWS)
     }
 
     /// The rows `ids`, `(…)` → `(…, columns)`, as f32; zeros for an id that is no row.
@@ -64,82 +72,118 @@ impl PackedTensor {
     pub fn embedding(&self, ids: &Tensor) -> Result<Tensor> {
         let mut shape = ids.dims().to_vec();
         shape.push(self.columns);
-        self.run(Kernel::Rows, &ids.to_dtype(DType::U32)?.flatten_all()?)?.reshape(shape)
+        let ids = ids.to_dtype(DType::U32)?.flatten_all()?;
+        let groups = (self.columns.div_ceil(AT_ONCE).div_ceil(SIMD_GROUP), ids.elem_count());
+        self.launch("packed_rows", &ids, (ids.elem_count(), self.columns), groups, SIMD_GROUP)?.reshape(shape)
     }
 
-    fn run(&self, kernel: Kernel, input: &Tensor) -> Result<Tensor> {
-        let op = PackedOp { kernel, packed_type: self.packed_type, rows: self.rows, columns: self.columns };
-        input.contiguous()?.apply_op3_no_bwd(&self.blocks, &self.codebook, &op)
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Kernel {
-    Product,
-    Rows,
-}
-
-struct PackedOp {
-    kernel: Kernel,
-    packed_type: PackedType,
-    rows: usize,
-    columns: usize,
-}
-
-impl CustomOp3 for PackedOp {
-    fn name(&self) -> &'static str {
-        "packed-product-metal"
+    fn tokens(&self, x: &Tensor) -> Result<usize> {
+        let (tokens, columns) = x.dims2()?;
+        if columns != self.columns {
+            bail!("{tokens} tokens of {columns} values for rows of {} weights", self.columns);
+        }
+        Ok(tokens)
     }
 
-    fn cpu_fwd(
+    fn launch(
         &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
+        kernel: &str,
+        input: &Tensor,
+        output: (usize, usize),
+        threadgroups: (usize, usize),
+        threads: usize,
+    ) -> Result<Tensor> {
+        let launch = Launch {
+            source: Source::Packed,
+            kernel: &format!("{kernel}_{}", self.packing.kernel_name()),
+            shape: [narrow(self.columns)?, narrow(self.rows)?, narrow(output.0)?],
+            inputs: &[&self.blocks, &self.codebook, &input.contiguous()?],
+            output,
+            dtype: DType::F32,
+            threadgroups,
+            threads,
+            scratch: 0,
+        };
+        launch.run()
+    }
+}
+
+/// Whether candle's kernels compute the product with so many tokens, and read and write nothing else. For several they store
+/// four rows at once and read 32 columns at once. The one for one token stores whole tiles of rows, twice as many of Q2_K
+/// as there are, and has too few threads for plain weights.
+fn candle_is_right(dtype: GgmlDType, rows: usize, columns: usize, tokens: usize) -> bool {
+    const TILE: usize = 8;
+    match tokens {
+        1 => !matches!(dtype, GgmlDType::F16 | GgmlDType::BF16 | GgmlDType::Q2K) && rows.is_multiple_of(TILE),
+        _ => rows.is_multiple_of(4) && columns.is_multiple_of(32),
+    }
+}
+
+/// The product by candle's kernels, called past `QTensor`, which forgets where in its buffer the input of several tokens
+/// begins.
+struct CandleProduct {
+    dtype: GgmlDType,
+    rows: usize,
+}
+
+impl CustomOp2 for CandleProduct {
+    fn name(&self) -> &'static str {
+        "candle-product"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         bail!("a packed tensor is on the GPU, but what it is multiplied with is not")
     }
 
     fn metal_fwd(
         &self,
-        input: &MetalStorage,
+        x: &MetalStorage,
         layout: &Layout,
         blocks: &MetalStorage,
         _: &Layout,
-        codebook: &MetalStorage,
-        _: &Layout,
     ) -> Result<(MetalStorage, Shape)> {
-        let device = input.device();
-        let count = layout.shape().dims()[0];
-        let (kernel, width) = match self.kernel {
-            Kernel::Product => ("packed_product", self.rows),
-            Kernel::Rows => ("packed_rows", self.columns),
-        };
-        let out = device.new_buffer(count * width, DType::F32, "packed")?;
-        let pipeline = pipeline(device, Source::Packed, &format!("{kernel}_{:?}", self.packed_type))?;
-        let shape = [narrow(self.columns)?, narrow(self.rows)?, narrow(count)?];
+        let (device, rows) = (x.device(), self.rows);
+        let (tokens, columns) = layout.shape().dims2()?;
+        let offset = layout.start_offset() * DType::F32.size_in_bytes();
+        let out = device.new_buffer(tokens * rows, DType::F32, "candle-product")?;
         let encoder = device.command_encoder()?;
-        let encoder: &ComputeCommandEncoder = encoder.as_ref();
-        encoder.set_compute_pipeline_state(&pipeline);
-        encoder.set_bytes(0, &shape);
-        encoder.set_input_buffer(1, Some(blocks.buffer()), 0);
-        encoder.set_input_buffer(2, Some(codebook.buffer()), 0);
-        encoder.set_input_buffer(3, Some(input.buffer()), layout.start_offset() * input.dtype().size_in_bytes());
-        encoder.set_output_buffer(4, Some(&out), 0);
-        let size = |width, height| MTLSize { width, height, depth: 1 };
-        match self.kernel {
-            Kernel::Product => encoder.dispatch_thread_groups(
-                size(self.rows.div_ceil(ROWS), count.div_ceil(TOKENS)),
-                size(SIMD_GROUP * ROWS, 1),
-            ),
-            Kernel::Rows => encoder.dispatch_thread_groups(
-                size((self.columns / AT_ONCE).div_ceil(SIMD_GROUP), count),
-                size(SIMD_GROUP, 1),
-            ),
+        let (metal, kernels, dtype) = (device.device(), device.kernels(), self.dtype.into());
+        if tokens == 1 {
+            let shape = (1, 1, rows, columns);
+            call_quantized_matmul_mv_t(
+                metal,
+                &encoder,
+                kernels,
+                dtype,
+                shape,
+                x.buffer(),
+                offset,
+                blocks.buffer(),
+                0,
+                &out,
+            )
+        } else {
+            let strides = |row: usize, of_element: usize, rows: usize| [row * rows, row * rows, row, of_element];
+            let row_bytes = columns / self.dtype.block_size() * self.dtype.type_size();
+            let size = DType::F32.size_in_bytes();
+            call_quantized_matmul_mm_t(
+                metal,
+                &encoder,
+                kernels,
+                dtype,
+                &[1, 1, rows, columns],
+                &strides(row_bytes, self.dtype.type_size(), rows),
+                blocks.buffer(),
+                &[1, 1, tokens, columns],
+                &strides(columns * size, size, tokens),
+                x.buffer(),
+                offset,
+                &[tokens, rows],
+                0,
+                &out,
+            )
         }
-        Ok((MetalStorage::new(out, device.clone(), count * width, DType::F32), Shape::from((count, width))))
+        .map_err(MetalError::from)?;
+        Ok((MetalStorage::new(out, device.clone(), tokens * rows, DType::F32), Shape::from((tokens, rows))))
     }
 }

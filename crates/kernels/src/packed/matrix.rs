@@ -3,7 +3,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use super::PackedType;
+use super::{PackedType, Packing};
 use crate::cpu::values;
 
 /// A matrix on the CPU that stays packed: a row is unpacked where it is needed and forgotten again. `B` owns the blocks,
@@ -22,7 +22,7 @@ impl<B: AsRef<[u8]> + Send + Sync> PackedMatrix<B> {
     /// # Errors
     /// When a row isn't a whole number of blocks, or `blocks` isn't `rows` rows.
     pub fn new(blocks: B, packed_type: PackedType, rows: usize, columns: usize) -> Result<Self> {
-        packed_type.check_rows(blocks.as_ref().len(), rows, columns)?;
+        Packing::Ours(packed_type).check_rows(blocks.as_ref().len(), rows, columns)?;
         Ok(Self { blocks, packed_type, rows, columns })
     }
 

@@ -10,11 +10,12 @@ mod iq3;
 mod iq4;
 mod low_bits;
 mod matrix;
+mod packing;
 
-use candle_core::Result;
 use half::f16;
 
 pub use matrix::PackedMatrix;
+pub use packing::Packing;
 
 /// How the weights of a block are packed, as GGUF names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -83,15 +84,6 @@ impl PackedType {
             Self::IQ3S => 110,
             Self::IQ4XS => 136,
         }
-    }
-
-    /// Whether `bytes` are `rows` rows of whole blocks.
-    pub(crate) fn check_rows(self, bytes: usize, rows: usize, columns: usize) -> Result<()> {
-        let is_whole = columns > 0 && columns.is_multiple_of(self.block_len());
-        if !is_whole || (columns / self.block_len() * self.block_bytes()).checked_mul(rows) != Some(bytes) {
-            candle_core::bail!("{bytes} bytes of {self:?} for {rows} rows of {columns} weights");
-        }
-        Ok(())
     }
 
     /// What indices in the blocks refer to, as bytes: four or eight an entry, one where an entry is a value.

@@ -2,7 +2,16 @@
 
 use std::path::PathBuf;
 
-use kernels::packed::PackedType;
+use candle_core::quantized::GgmlDType;
+use half::{bf16, f16};
+use kernels::packed::{PackedType, Packing};
+
+/// Every packing of weights.
+pub(crate) fn packings() -> impl Iterator<Item = Packing> {
+    use GgmlDType::{BF16, F16, F32, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    let of_candle = [F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K];
+    of_candle.map(Packing::Candle).into_iter().chain(PackedType::ALL.map(Packing::Ours))
+}
 
 /// One type's blocks.
 pub(crate) struct QuantFixture {
@@ -17,12 +26,16 @@ pub(crate) struct QuantFixture {
 }
 
 impl QuantFixture {
-    /// The blocks of one of our packings.
-    pub(crate) fn of(packed_type: PackedType) -> Self {
-        let name = format!("{packed_type:?}");
-        // `IQ1S` is GGUF's `IQ1_S`.
-        let name = name.strip_prefix("IQ").map(|rest| format!("IQ{}_{}", &rest[..1], &rest[1..])).unwrap_or(name);
-        Self::read(&name, packed_type.block_bytes())
+    /// The blocks of a packing.
+    pub(crate) fn of(packing: Packing) -> Self {
+        let name = packing.kernel_name();
+        // `IQ1S` is GGUF's `IQ1_S`, and `Q2K` its `Q2_K`.
+        let digit = name.find(|character: char| character.is_ascii_digit()).map_or(0, |digit| digit + 1);
+        let name = match name.starts_with("IQ") || name.ends_with('K') {
+            true => format!("{}_{}", &name[..digit], &name[digit..]),
+            false => name,
+        };
+        Self::read(&name, packing.block_bytes())
     }
 
     /// The blocks of a type of `block_bytes` each.
@@ -44,6 +57,20 @@ impl QuantFixture {
     /// The blocks without the first, whose scales are zeros, infinities and other limits.
     pub(crate) fn usual(&self) -> impl Iterator<Item = &[u8]> + Clone {
         self.packed.chunks_exact(self.packed.len() / self.blocks).skip(11)
+    }
+
+    /// `rows` × `columns` weights of the size that weights have.
+    pub(crate) fn matrix(packing: Packing, rows: usize, columns: usize) -> Vec<u8> {
+        let plain = (0..rows * columns).map(|i| (i * i % 61) as f32 / 32.0 - 1.0);
+        match packing {
+            Packing::Candle(GgmlDType::F32) => plain.flat_map(f32::to_le_bytes).collect(),
+            Packing::Candle(GgmlDType::F16) => plain.flat_map(|weight| f16::from_f32(weight).to_le_bytes()).collect(),
+            Packing::Candle(GgmlDType::BF16) => plain.flat_map(|weight| bf16::from_f32(weight).to_le_bytes()).collect(),
+            _ => {
+                let bytes = columns / packing.block_len() * packing.block_bytes() * rows;
+                Self::of(packing).usual().flatten().copied().cycle().take(bytes).collect()
+            }
+        }
     }
 
     /// Compares the weights of all blocks with the reference, bit by bit.
