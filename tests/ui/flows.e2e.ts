@@ -193,6 +193,19 @@ describe('the history', () => {
     expect(await page.getByRole('heading', { name: 'awk one-liner' }).count()).toBe(1)
   })
 
+  test('grows while it is looked at', async () => {
+    const { page } = await show('move')
+    await scene.id('open-history').click()
+    await scene.id('history-entry').first().waitFor()
+    // Somebody else's answer, in another chat.
+    await page.evaluate(() => {
+      const { tidegateFake } = window as unknown as { tidegateFake: { sendMessage: (request: object, onEvent: () => void) => void } }
+      tidegateFake.sendMessage({ conversationId: null, text: 'Why?', model: null, place: 'policy' }, () => {})
+    })
+    await page.waitForFunction(() => document.querySelectorAll('[data-testid=history-entry]').length === 102)
+    expect(await scene.id('history-entry').first().innerText()).toContain('Moved · Why?')
+  })
+
   test('is cleared, once it is sure', async () => {
     const { page } = await show('ready', 'panel')
     await scene.id('open-chats').click()

@@ -163,12 +163,14 @@ export class FakeBackend implements Backend {
       const decision = this.#world.decision(request.place)
       answer.decision = decision
       onEvent({ type: 'routed', decision })
+      this.#decided('start', decision, answer)
       const ended = new Promise<'stopped'>((resolve) => (stop = () => resolve('stopped')))
       const parts = [part(decision, answer)]
       const move: Mover = (next) => {
         Object.assign(parts.at(-1)!, { ended: next.ended })
         parts.push({ ...part(next.decision, answer), placeId: next.placeId, continuation: next.continuation, gapMs: next.gapMs })
         const { startedAtChar, thinkingAtChar } = parts.at(-1)!
+        this.#decided('move', next.decision, answer)
         onEvent({ type: 'moved', decision: next.decision, atChar: startedAtChar, thinkingAtChar })
       }
       this.#moves.set(answer.id, (placeId) => move({ decision: chosen(placeId), placeId, continuation: 'text', gapMs: 210, ended: 'handed over' }))
@@ -192,6 +194,12 @@ export class FakeBackend implements Backend {
       this.#note('stopReply', null)
       setTimeout(stop, 20)
     }
+  }
+
+  #decided(kind: 'start' | 'move', decision: DecisionDto, { conversationId, id: messageId }: MessageDto) {
+    const id = (this.#world.decisions[0]?.id ?? 0) + 1
+    const entry: DecisionEntryDto = { id, atMs: now + this.#seconds * 1000, kind, askedBy: 'window', conversationId, messageId, model: 'Qwen3 8B', placeId: decision.target === 'here' ? 'here' : 'studio', decision }
+    this.#world.decisions = [entry, ...this.#world.decisions]
   }
 
   #accept(request: SendMessage) {

@@ -110,14 +110,14 @@ export const trustWords: Record<Trust, { word: string; sentence: string }> = {
   rented: { word: 'Rented', sentence: 'A stranger’s machine, paid for or public: its owner could read what is sent there.' },
 }
 
-/** What was decided, in a word, and as the start of a sentence. */
-export const kindWords: Record<DecisionKind, { word: string; title: string }> = {
-  start: { word: 'Began', title: 'Began' },
-  move: { word: 'Moved', title: 'Moved' },
-  stay: { word: 'Stayed', title: 'Stayed, though it was to move' },
-  relief: { word: 'Made room', title: 'Made room' },
-  lost: { word: 'Lost', title: 'The place failed' },
-  refused: { word: 'Not answered', title: 'Not answered' },
+/** What was decided, in a word. */
+export const kindWords: Record<DecisionKind, string> = {
+  start: 'Began',
+  move: 'Moved',
+  stay: 'Stayed',
+  relief: 'Made room',
+  lost: 'Failed',
+  refused: 'Not answered',
 }
 
 /** "in the window", for whoever asked. */

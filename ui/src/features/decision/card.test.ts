@@ -39,5 +39,6 @@ it('tells of an answer that never moved, or has not begun', () => {
 it('tells of an entry of the history', () => {
   const entry: DecisionEntryDto = { id: 1, atMs: 0, kind: 'move', askedBy: 'gateway', conversationId: null, messageId: null, model: 'm', placeId: 'studio', decision: moved }
   expect(cardOfEntry(entry, null, '15:04')).toMatchObject({ title: 'Moved to studio: swap', sentence: 'Here swaps in 40.0 MB/s.', facts: ['15:04', 'asked by a program', 'm'] })
+  expect(cardOfEntry({ ...entry, kind: 'lost' }, null, '15:04').title).toBe('studio failed')
   expect(cardOfEntry({ ...entry, kind: 'refused' }, 'Tides', '15:04')).toMatchObject({ title: 'Not answered', facts: ['15:04', 'in “Tides”', 'm'] })
 })

@@ -63,12 +63,30 @@ export function cardOfPart(message: MessageDto, part: number): Card {
   }
 }
 
-/** A decision of the history. `chat` is the title of the chat it was for, where it is still there. */
-export function cardOfEntry({ kind, askedBy, model, decision }: DecisionEntryDto, chat: string | null, at: string): Card {
-  const place = decision.target === 'refuse' ? '' : ` ${isHere(decision.place) ? 'here' : `on ${placeName(decision.place)}`}`
-  const titles = { start: `Began${place}`, move: `Moved ${isHere(decision.place) ? 'here' : `to ${placeName(decision.place)}`}`, stay: `Stayed${place}`, relief: kindWords.relief.title, lost: kindWords.lost.title, refused: kindWords.refused.title }
+function titleOf({ kind, decision }: DecisionEntryDto): string {
+  const name = placeName(decision.place)
+  const here = isHere(decision.place)
+  const reason = reasonWord(decision.reason)
+  switch (kind) {
+    case 'start':
+      return `Began ${here ? 'here' : `on ${name}`}: ${reason}`
+    case 'move':
+      return `Moved ${here ? 'here' : `to ${name}`}: ${reason}`
+    case 'stay':
+      return `Stayed where it was: ${reason}`
+    case 'lost':
+      return here ? 'It failed here' : `${name} failed`
+    case 'relief':
+    case 'refused':
+      return kindWords[kind]
+  }
+}
+
+/** A decision of the history, made `at`. `chat` is the title of the chat it was for, where it is still there. */
+export function cardOfEntry(entry: DecisionEntryDto, chat: string | null, at: string): Card {
+  const { decision, askedBy, model } = entry
   return {
-    title: kind === 'refused' || kind === 'relief' ? titles[kind] : `${titles[kind]}: ${reasonWord(decision.reason)}`,
+    title: titleOf(entry),
     sentence: asSentence(decision.sentence),
     decision,
     handover: [],
