@@ -3,14 +3,14 @@
 # machine. As root.
 #
 #   throttle.sh [-p PERCENT] [-a AFTER_S] [-f FOR_S] COMMAND…
-#   throttle.sh -p 30 -a 20 -f 20 target/release/tidegate bench --runs 6 --tokens 256 --trace target/throttle.jsonl
+#   throttle.sh -a 8 -f 8 target/release/tidegate bench --runs 1 --tokens 600 --trace target/throttle.jsonl
 #
-# PERCENT is of all cores (30), from AFTER_S (20) on, for FOR_S (20). With `--trace FILE` in the command it tells the
-# median speed before, while and after, and the usual one beside it.
+# PERCENT is of all cores (30), from AFTER_S (10) on, for FOR_S (10). With `--trace FILE` in the command, AFTER_S counts
+# from the first tokens on, and it tells the median speed before, while and after, and the usual one beside it.
 set -euo pipefail
 . "$(dirname "$0")/cgroup.sh"
 
-percent=30 after=20 for=20
+percent=30 after=10 for=10
 while getopts p:a:f: option; do
   case $option in
     p) percent=$OPTARG ;;
@@ -22,6 +22,13 @@ done
 shift $((OPTIND - 1))
 [ $# -ge 1 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ "$(id -u)" = 0 ] || { echo "this makes a control group: run it as root" >&2; exit 1; }
+
+trace= previous=
+for argument in "$@"; do
+  [ "$previous" != --trace ] || trace=$argument
+  previous=$argument
+done
+[ -z "$trace" ] || rm -f "$trace"
 
 group= command=
 clean_up() {
@@ -53,6 +60,12 @@ lift() {
 
 run_in "$group" "$@" &
 command=$!
+if [ -n "$trace" ]; then
+  until grep -qs '"decode_tokens_per_sec":[0-9]' "$trace"; do
+    kill -0 "$command" 2>/dev/null || { echo "it ended before it wrote anything" >&2; exit 1; }
+    sleep 0.2
+  done
+fi
 sleep "$after"
 throttle
 echo "throttled to $percent % of $(nproc) cores after $after s" >&2
@@ -63,16 +76,13 @@ status=0
 wait "$command" || status=$?
 command=
 
-trace=
-while [ $# -gt 1 ]; do
-  [ "$1" != --trace ] || trace=$2
-  shift
-done
-[ -z "$trace" ] || python3 - "$trace" "$after" "$((after + for))" <<'PY'
+[ -z "$trace" ] || python3 - "$trace" "$after" "$for" <<'PY'
 import json, statistics, sys
 
-path, start, end = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+path, after, duration = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
 lines = [json.loads(line) for line in open(path)]
+start = after + next(line["seconds"] for line in lines if line["decode_tokens_per_sec"] is not None)
+end = start + duration
 # The speed shown is that of the last two seconds.
 for name, first, last in [("before", 0, start), ("throttled", start + 2, end), ("after", end + 2, float("inf"))]:
     window = [line for line in lines if first <= line["seconds"] < last]

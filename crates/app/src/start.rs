@@ -274,7 +274,7 @@ impl App {
     /// The routing policy of the settings, for this machine or the part of it that this process may use.
     pub(crate) fn policy(&self) -> Policy {
         let memory = self.inner.vitals.latest().snapshot.memory;
-        let ram = memory.map(|memory| memory.limit.map_or(memory.total, |limit| limit.min(memory.total)));
+        let ram = memory.map(|memory| memory.usable());
         self.settings().policy(ram)
     }
 

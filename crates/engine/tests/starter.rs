@@ -5,7 +5,10 @@
 
 use std::path::PathBuf;
 
-use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Message, OutputConstraint, Progress, Role, SamplingParams};
+use chat::{
+    ChatEvent, ChatRequest, Finish, FinishReason, Message, OutputConstraint, Progress, Redacted, Role, SamplingParams,
+    Written,
+};
 use engine::{ChatStream, EngineConfig, EngineHandle, Evaluator, KvType, LoadSpec, Unwritten, read_header};
 use futures::StreamExt;
 use serde_json::Value;
@@ -93,6 +96,41 @@ async fn an_answer_is_the_same_whatever_else_runs() {
     }
     let together = (1..=3).map(|seed| drawn(engine.chat(spec(), request(seed))));
     assert_eq!(futures::future::join_all(together).await, alone);
+    engine.shutdown().await;
+}
+
+/// On an engine that never saw it: what was decoded token by token there is read as a prompt here.
+#[tokio::test]
+async fn an_answer_that_goes_on_elsewhere_is_the_one_that_would_have_been() {
+    let engine = EngineHandle::start(EngineConfig::default());
+    let question = "Explain in two paragraphs how a tide gate works.";
+    for temperature in [0.0, 0.8] {
+        let mut request = greedy(vec![Message::new(Role::User, question)], 48);
+        request.sampling.temperature = Some(temperature);
+        request.sampling.seed = Some(3);
+        request.tells_tokens = true;
+        let (mut tokens, mut text, mut steps) = (Vec::new(), String::new(), Vec::new());
+        let mut events = engine.chat(spec(), request.clone());
+        while let Some(event) = events.next().await {
+            match event.unwrap() {
+                ChatEvent::Tokens { ids, .. } => {
+                    steps.push((tokens.clone(), text.clone()));
+                    tokens.extend(ids);
+                }
+                ChatEvent::Text(piece) => text.push_str(&piece),
+                _ => {}
+            }
+        }
+        for cut in [5, 40] {
+            engine.forget_caches().await;
+            let (tokens, told) = steps[cut].clone();
+            let written = Written { tokens, text: Redacted(told.clone()), ..Written::default() };
+            let request = ChatRequest { written: Some(written), tells_tokens: false, ..request.clone() };
+            let (rest, finish, _) = read(engine.chat(spec(), request)).await;
+            assert_eq!(format!("{told}{rest}"), text, "cut after {cut} tokens at temperature {temperature}");
+            assert_eq!(finish.usage.unwrap().completion_tokens, 48);
+        }
+    }
     engine.shutdown().await;
 }
 

@@ -200,7 +200,7 @@ impl Sample {
         let as_number = |bytes: Bytes| bytes.0 as f64;
         let available = snapshot.memory.map(|memory| as_number(memory.available));
         let swap = snapshot.swap;
-        let ram = snapshot.memory.map(|memory| as_number(memory.total)).filter(|total| *total > 0.0);
+        let ram = snapshot.memory.map(|memory| as_number(memory.usable())).filter(|total| *total > 0.0);
         let mut raw = [None; SIGNALS];
         raw[Signal::SwapIn as usize] = swap.and_then(|swap| swap.in_per_sec).map(as_number);
         raw[Signal::SwapUsed as usize] = swap.zip(ram).map(|(swap, ram)| as_number(swap.used) / ram);

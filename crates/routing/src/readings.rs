@@ -104,7 +104,7 @@ fn swap_in(policy: &Policy, outlook: &Outlook) -> Reading {
 fn swap_used(policy: &Policy, outlook: &Outlook) -> Reading {
     let snapshot = outlook.snapshot();
     let used = snapshot.swap.map(|swap| swap.used);
-    let ram = snapshot.memory.map(|memory| memory.total).filter(|total| total.0 > 0);
+    let ram = snapshot.memory.map(|memory| memory.usable()).filter(|total| total.0 > 0);
     let ratio = Some(policy.max_swap_used_ratio).filter(|ratio| (ratio * 100.0).is_finite());
     let limit = ratio.map(|ratio| match ram {
         Some(ram) => format!("{} ({:.0} % of memory)", ram.scaled(ratio), ratio * 100.0),

@@ -12,7 +12,7 @@ pub fn may_wire(snapshot: &Snapshot, wired: Bytes) -> Bytes {
     if snapshot.pressure.is_some_and(|pressure| pressure != MemoryPressure::Normal) {
         return Bytes::ZERO;
     }
-    let total = memory.limit.map_or(memory.total, |limit| limit.min(memory.total));
+    let total = memory.usable();
     let left = LEAST_LEFT.max(Bytes(total.0 / 8));
     // What is wired is no longer among what is available.
     memory.available.saturating_add(wired).min(total).saturating_sub(left)

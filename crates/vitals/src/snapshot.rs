@@ -66,6 +66,13 @@ pub struct Memory {
     pub limit: Option<Bytes>,
 }
 
+impl Memory {
+    /// The most that this process could ever use: the machine's memory, or the limit of its control group.
+    pub fn usable(&self) -> Bytes {
+        self.limit.map_or(self.total, |limit| limit.min(self.total))
+    }
+}
+
 /// Use of swap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swap {

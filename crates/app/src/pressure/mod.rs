@@ -31,6 +31,8 @@ const PATIENCE: u32 = 3;
 const TAKING_LIMIT: Duration = Duration::from_secs(60);
 /// Slower than this part of the undisturbed speed, there is nothing more to learn.
 const COLLAPSED: f64 = 0.1;
+/// What was before may be felt for so long: the system's word on pressure is an average of many seconds.
+const CALM_LIMIT: Duration = Duration::from_secs(60);
 /// How often the limits are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -96,6 +98,7 @@ impl App {
         command: Command,
         mut on_step: impl FnMut(&PressureStep),
     ) -> Result<PressureCurve, AppError> {
+        self.wait_for_calm().await;
         let (pieces, mut written) = unbounded_channel();
         let writing = self.clone();
         let _writer = AbortOnDrop(tokio::spawn(async move { writing.write_answers(place, &pieces).await }));
@@ -115,7 +118,7 @@ impl App {
                 break;
             };
             on_step(&step);
-            let is_critical = step.pressure == Some(MemoryPressure::Critical);
+            let is_critical = taken > Bytes::ZERO && step.pressure == Some(MemoryPressure::Critical);
             let undisturbed = curve.steps.first().map_or(0.0, |first| first.tokens_per_sec);
             let has_collapsed = taken > Bytes::ZERO && step.tokens_per_sec < COLLAPSED * undisturbed;
             curve.steps.push(step);
@@ -138,7 +141,7 @@ impl App {
     /// As [`App::save_settings`].
     pub async fn apply_thresholds(&self, found: &PressureThresholds) -> Result<Settings, AppError> {
         let mut settings = self.settings();
-        let ram = self.inner.vitals.latest().snapshot.memory.map(|memory| memory.total);
+        let ram = self.inner.vitals.latest().snapshot.memory.map(|memory| memory.usable());
         if let Some((used, ram)) = found.swap_used.zip(ram).filter(|(_, ram)| *ram > Bytes::ZERO) {
             settings.max_swap_used_ratio = (used.0 as f64 / ram.0 as f64).min(1.0);
         }
@@ -193,6 +196,16 @@ impl App {
             }
         }
         Ok(())
+    }
+
+    /// Waits until memory isn't short, a minute at most.
+    async fn wait_for_calm(&self) {
+        let is_short =
+            || self.inner.vitals.latest().snapshot.pressure.is_some_and(|level| level > MemoryPressure::Normal);
+        let started = Instant::now();
+        while is_short() && started.elapsed() < CALM_LIMIT {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     fn swap_used(&self) -> Option<Bytes> {

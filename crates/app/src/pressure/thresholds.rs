@@ -32,19 +32,20 @@ pub struct PressurePlan {
 }
 
 impl PressurePlan {
-    /// For a machine in this state: up to what is available and a quarter of the memory beyond, for which swap must have
-    /// room twice. `None` where memory or swap is unknown, or there is no swap to speak of.
+    /// For a machine in this state: up to what is available and a quarter of the memory beyond, as long as swap grows by no
+    /// more than twice that, and is half full at most. `None` where memory or swap is unknown, or there is no swap to speak
+    /// of.
     pub fn new(machine: &Machine, snapshot: &Snapshot) -> Option<Self> {
         let (memory, swap) = (snapshot.memory?, snapshot.swap?);
-        let ram = memory.limit.map_or(memory.total, |limit| limit.min(memory.total));
+        let ram = memory.usable();
         let room = if machine.swap_grows { ram } else { swap.total.saturating_sub(swap.used) };
-        let beyond = Bytes((ram.0 / 4).min(room.0 / 2));
+        let beyond = Bytes((ram.0 / 4).min(room.0 / 4));
         if beyond < LEAST_STEP {
             return None;
         }
         let most = memory.available.saturating_add(beyond);
         let step = Bytes((most.0 / STEPS).next_multiple_of(LEAST_STEP.0));
-        Some(Self { undisturbed: UNDISTURBED_STEPS, step, most, most_swap: beyond, step_time: STEP_TIME })
+        Some(Self { undisturbed: UNDISTURBED_STEPS, step, most, most_swap: Bytes(2 * beyond.0), step_time: STEP_TIME })
     }
 
     /// What is held in each step.
@@ -243,7 +244,7 @@ mod tests {
         machine.swap_grows = false;
         let plan = |snapshot: &Snapshot| PressurePlan::new(&machine, snapshot);
         let steps = plan(&snapshot(4096)).unwrap();
-        assert_eq!((steps.step, steps.most, steps.most_swap), (Bytes::mib(64), Bytes::mib(1412), Bytes::mib(512)));
+        assert_eq!((steps.step, steps.most, steps.most_swap), (Bytes::mib(64), Bytes::mib(1412), Bytes::gib(1)));
         let holds: Vec<Bytes> = steps.holds().collect();
         assert_eq!(holds[..4], [Bytes::ZERO, Bytes::ZERO, Bytes::ZERO, Bytes::mib(64)]);
         assert_eq!((holds.len(), holds.last()), (25, Some(&Bytes::mib(1408))));

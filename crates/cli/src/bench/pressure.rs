@@ -29,7 +29,7 @@ pub(super) async fn run(config: AppConfig, args: &PressureArgs) -> anyhow::Resul
     let folder = args.out.as_deref().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let unguarded = AppConfig { offload: Some(OffloadMode::LocalOnly), ..config.clone() };
-    let (plan, mut report, curve) = with_app(unguarded, async |app: &App| {
+    let (plan, mut report) = with_app(unguarded.clone(), async |app: &App| {
         let (machine, snapshot) = (machine(), app.watch_vitals().borrow().snapshot.clone());
         let plan = PressurePlan::new(&machine, &snapshot).context(
             "there is no swap that could be measured: on Linux set some up, or run scripts/pressure-bench.sh as root",
@@ -57,12 +57,11 @@ pub(super) async fn run(config: AppConfig, args: &PressureArgs) -> anyhow::Resul
                 "step_seconds": plan.step_time.as_secs_f64(),
             },
         });
-        let curve = measure(app, &plan, "without the guard").await?;
-        Ok((plan, report, curve))
+        Ok((plan, report))
     })
     .await?;
-    let thresholds = PressureThresholds::find(&curve.steps);
-    let mut phases = vec![Phase { guarded: false, curve }];
+    let mut phases = Vec::new();
+    // With the guard first: without it, answers become so slow that the next ones wouldn't begin here.
     if config.nodes.is_empty() {
         eprintln!("No node was given (--node URL), so the guard isn't measured.");
     } else {
@@ -70,6 +69,9 @@ pub(super) async fn run(config: AppConfig, args: &PressureArgs) -> anyhow::Resul
         let curve = with_app(guarded, async |app: &App| measure(app, &plan, "with the guard").await).await?;
         phases.push(Phase { guarded: true, curve });
     }
+    let curve = with_app(unguarded, async |app: &App| measure(app, &plan, "without the guard").await).await?;
+    let thresholds = PressureThresholds::find(&curve.steps);
+    phases.push(Phase { guarded: false, curve });
     report["phases"] = phases.iter().map(phase_json).collect();
     report["thresholds"] = thresholds.as_ref().ok().map(thresholds_json).into();
     let (json, svg) = (folder.join("pressure.json"), folder.join("pressure.svg"));
