@@ -112,6 +112,140 @@ describe('an answer', () => {
   })
 })
 
+describe('an answer that moves', () => {
+  test('has a seam at the very letter; it opens the reason and the numbers, and gives the focus back', async () => {
+    const { page } = await show('move')
+    await scene.ask(question)
+    await scene.id('seam').waitFor()
+    await scene.id('send').waitFor()
+    const [before, after] = await scene.id('seam').evaluate((seam) => {
+      const around = document.createRange()
+      const text = (from: [Node, number], to: [Node, number]) => {
+        around.setStart(...from)
+        around.setEnd(...to)
+        return around.toString()
+      }
+      const paragraph = seam.closest('p')!
+      const at = [...paragraph.childNodes].indexOf(seam)
+      return [text([paragraph, 0], [paragraph, at]), text([paragraph, at + 1], [paragraph, paragraph.childNodes.length])]
+    })
+    expect(before).toMatch(/may be resumed on another$/)
+    expect(after).toMatch(/^ thread, so everything alive/)
+    expect(await scene.id('note').innerText()).toContain('models that nobody uses were unloaded')
+    expect((await scene.id('place-line').textContent())?.replace(/\s+/g, ' ')).toMatch(/^ ?Here, then studio · here swaps in 40.0 MB\/s · why ?$/)
+
+    await scene.id('seam').focus()
+    await page.keyboard.press('Enter')
+    const card = await scene.id('decision-card').innerText()
+    for (const part of ['Moved to studio after 31 tokens: swap', '40.0 MB/s', '4.0 MB/s', 'not reachable', 'Would stay here with swap in up to 4.0 MB/s.', 'by its tokens: the same as if it had not moved', '84 ms']) {
+      expect(card).toContain(part)
+    }
+    await page.keyboard.press('Escape')
+    expect(await page.evaluate(() => document.activeElement?.getAttribute('data-testid'))).toBe('seam')
+  })
+
+  test('in the middle of code has its seam after it, and the code is whole', async () => {
+    await show('move-back', 'panel')
+    await scene.ask(question)
+    await scene.id('send').waitFor()
+    const back = scene.id('seam').nth(1)
+    expect(await back.innerText()).toBe('moved back here: studio failed')
+    expect(await back.evaluate((seam) => seam.previousElementSibling?.querySelector('pre')?.textContent)).toContain('self.map.lock().unwrap().insert(url, page);')
+    await back.click()
+    expect(await scene.id('handover').innerText()).toMatch(/studio failed\s+studio closed the connection\s+Handed over\s+by its text/)
+  })
+
+  test('does so where the person wants it', async () => {
+    await show('slow')
+    await scene.ask(question)
+    await scene.id('message-assistant').getByText('is not').waitFor()
+    await scene.id('move-answer').click()
+    expect(await scene.id('move-place').nth(1).getAttribute('aria-disabled')).toBe('true')
+    await scene.id('move-place').first().click()
+    await scene.id('seam').waitFor()
+    expect(await scene.calls('moveAnswer')).toMatchObject([{ placeId: 'studio' }])
+    expect((await scene.id('place-line').textContent())?.replace(/\s+/g, ' ')).toContain('Here, then studio · you chose it')
+    await scene.id('stays-local').click()
+    await scene.id('move-answer').waitFor({ state: 'detached' })
+  })
+})
+
+describe('the history', () => {
+  test('is browsed, narrowed, and explains each decision', async () => {
+    const { page } = await show('ready')
+    await scene.id('open-history').click()
+    const entries = scene.id('history-entry')
+    await entries.first().waitFor()
+    expect(await entries.count()).toBe(100)
+    expect((await entries.first().innerText()).replace(/\s+/g, ' ')).toBe('15:03 On studio · here swaps in 40.0 MB/s Moved · Borrowing across an await · Qwen3 8B')
+    await scene.id('history-more').click()
+    await scene.id('history-more').waitFor({ state: 'detached' })
+    expect(await entries.count()).toBe(130)
+    await scene.id('history-kind').selectOption('move')
+    expect(await entries.count()).toBe(2)
+    await scene.id('history-place').selectOption('here')
+    expect(await entries.count()).toBe(1)
+    await scene.id('history-kind').selectOption('stay')
+    await entries.click()
+    expect(await scene.id('decision-card').innerText()).toContain('Would move with a node that takes over running answers.')
+    await scene.id('history-open-chat').click()
+    await scene.id('message-assistant').waitFor()
+    expect(await page.getByRole('heading', { name: 'awk one-liner' }).count()).toBe(1)
+  })
+
+  test('grows while it is looked at', async () => {
+    const { page } = await show('move')
+    await scene.id('open-history').click()
+    await scene.id('history-entry').first().waitFor()
+    // Somebody else's answer, in another chat.
+    await page.evaluate(() => {
+      const { tidegateFake } = window as unknown as { tidegateFake: { sendMessage: (request: object, onEvent: () => void) => void } }
+      tidegateFake.sendMessage({ conversationId: null, text: 'Why?', model: null, place: 'policy' }, () => {})
+    })
+    await page.waitForFunction(() => document.querySelectorAll('[data-testid=history-entry]').length === 102)
+    expect(await scene.id('history-entry').first().innerText()).toContain('Moved · Why?')
+  })
+
+  test('is cleared, once it is sure', async () => {
+    const { page } = await show('ready', 'panel')
+    await scene.id('open-chats').click()
+    await scene.id('open-history').click()
+    await scene.id('history-clear').click()
+    await page.keyboard.press('Escape')
+    expect(await scene.calls('clearDecisions')).toEqual([])
+    await scene.id('history-clear').click()
+    await scene.id('history-clear-confirm').click()
+    await scene.id('history-empty').waitFor()
+    expect(await scene.id('history-entry').count()).toBe(0)
+    expect(await scene.calls('clearDecisions')).toHaveLength(1)
+  })
+})
+
+describe('what may leave', () => {
+  test('depends on whose machine a node is', async () => {
+    await show('ready')
+    await scene.id('open-nodes').click()
+    const studio = scene.id('node-row').first()
+    expect(await studio.getByTestId('trust-own').getAttribute('aria-checked')).toBe('true')
+    await studio.getByTestId('trust-rented').click()
+    await studio.getByText('its owner could read what is sent there').waitFor()
+    expect(await scene.calls('setNodeTrust')).toEqual([{ id: 'studio', trust: 'rented' }])
+    await scene.id('least-trust-own').click()
+    await scene.page.getByText('to your own machines only').waitFor()
+    expect(await scene.calls('saveSettings')).toMatchObject([{ leastTrust: 'own' }])
+  })
+
+  test('nothing does of a model that stays', async () => {
+    await show('ready')
+    await scene.id('model-picker').click()
+    await scene.id('model-stays').check()
+    expect(await scene.calls('saveSettings')).toMatchObject([{ modelsThatStay: ['qwen3-8b'] }])
+    await scene.page.keyboard.press('Escape')
+    expect(await scene.id('offload-remote').getAttribute('aria-disabled')).toBe('true')
+    expect(await scene.id('offload-remote').getAttribute('title')).toBe('This model stays on this Mac')
+  })
+})
+
 describe('a long answer', () => {
   test('of ten thousand letters streams without a jump', async () => {
     const { page } = await show('long', 'panel')
@@ -388,8 +522,15 @@ test('nothing is cut off sideways at the narrowest', async () => {
     const { page } = await show('german', size)
     await page.keyboard.press('Meta+1')
     await scene.id('message-assistant').waitFor()
-    const wide = await page.evaluate(() => [...document.querySelectorAll('#app *')].filter((element) => element.getBoundingClientRect().right > window.innerWidth + 1 && getComputedStyle(element).position !== 'fixed' && !element.closest('pre, .scroll')).map((element) => element.outerHTML.slice(0, 90)))
-    expect(wide).toEqual([])
+    const tooWide = () => page.evaluate(() => [...document.querySelectorAll('#app *')].filter((element) => element.getBoundingClientRect().right > window.innerWidth + 1 && getComputedStyle(element).position !== 'fixed' && !element.closest('pre, .scroll')).map((element) => element.outerHTML.slice(0, 90)))
+    expect(await tooWide()).toEqual([])
+    for (const name of ['nodes', 'history']) {
+      if (size === 'narrow') await page.keyboard.press('Escape')
+      if (size === 'narrow') await scene.id('open-chats').click()
+      await scene.id(`open-${name}`).click()
+      await scene.id('back').waitFor()
+      expect(await tooWide(), name).toEqual([])
+    }
     if (size === 'narrow') await scene.close()
   }
 })

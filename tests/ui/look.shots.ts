@@ -17,7 +17,7 @@ const open = (title: string) => async (scene: Scene, size: Size) => {
   await scene.page.mouse.move(1, 1)
 }
 
-const place = (name: 'models' | 'nodes' | 'settings') => async (scene: Scene, size: Size) => {
+const place = (name: 'models' | 'nodes' | 'history' | 'settings') => async (scene: Scene, size: Size) => {
   if (size === 'panel' || size === 'narrow') {
     if (name !== 'settings') await scene.id('open-chats').click()
   }
@@ -55,6 +55,30 @@ const shots: Shot[] = [
       await scene.id('decision-card').waitFor()
     },
   },
+  { name: 'moving', fake: 'moving', sizes: ['panel', 'window', 'narrow', 'small'], set: ask(question, 'must be.') },
+  { name: 'moved-back', fake: 'move-back', set: async (scene) => {
+    await scene.ask(question)
+    await scene.id('send').waitFor()
+  } },
+  { name: 'seam-card', fake: 'move-back', set: async (scene) => {
+    await scene.ask(question)
+    await scene.id('send').waitFor()
+    await scene.id('seam').first().click()
+    await scene.id('decision-card').waitFor()
+  } },
+  { name: 'move-menu', fake: 'moving', set: async (scene) => {
+    await scene.ask(question)
+    await scene.id('seam').waitFor()
+    await scene.id('move-answer').click()
+    await scene.id('move-menu').waitFor()
+  } },
+  { name: 'history', fake: 'ready', sizes: ['panel', 'window', 'narrow', 'small'], set: place('history') },
+  { name: 'history-empty', fake: 'history-empty', set: place('history') },
+  { name: 'history-card', fake: 'ready', set: async (scene, size) => {
+    await place('history')(scene, size)
+    await scene.id('history-entry').first().click()
+    await scene.id('decision-card').waitFor()
+  } },
   { name: 'drop-hover', fake: 'drop-tight', set: async (scene) => {
     await scene.drag('enter', '/Users/kim/Downloads/Qwen3-14B-Q4_K_M.gguf')
     await scene.page.getByText('needed').waitFor()

@@ -90,6 +90,25 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn what_the_user_says_of_a_node_survives_a_restart() {
+        let data = tempfile::tempdir().unwrap();
+        let config = crate::AppConfig { data_dir: data.path().to_owned(), ..crate::AppConfig::default() };
+        let app = App::start(config.clone()).await.unwrap();
+        // Nothing answers there, and it is kept all the same.
+        let node = app.add_node("http://127.0.0.1:1", None).await.unwrap();
+        assert_eq!(node.trust, Trust::Own);
+
+        app.set_node_trust(&node.id, Trust::Team).await.unwrap();
+
+        assert_eq!(app.nodes()[0].trust, Trust::Team);
+        assert!(app.set_node_trust("cellar", Trust::Own).await.is_err());
+        app.shutdown().await;
+        let again = App::start(config).await.unwrap();
+        assert_eq!(again.nodes()[0].trust, Trust::Team);
+        again.shutdown().await;
+    }
+
     #[test]
     fn stored_words_are_read_again() {
         assert_eq!(parse(Trust::Team.as_str()), Some(Trust::Team));

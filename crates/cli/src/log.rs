@@ -93,7 +93,7 @@ fn kind(kind: DecisionKind) -> &'static str {
         DecisionKind::Move => "Moved",
         DecisionKind::Stay => "Stayed",
         DecisionKind::Relief => "Made room",
-        DecisionKind::Lost => "Lost",
+        DecisionKind::Lost => "Failed",
         DecisionKind::Refused => "Refused",
     }
 }

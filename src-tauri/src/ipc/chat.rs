@@ -1,7 +1,10 @@
 //! Sending a message and streaming its answer.
 
 use app::chat::{Progress, Role};
-use app::{ConversationId, DecisionRecord, MessageState, PlaceChoice, ReplyEvent, Segment, SendMessage, StoredMessage};
+use app::{
+    AskedBy, ConversationId, DecisionRecord, MessageId, MessageState, PlaceChoice, ReplyEvent, Segment, SendMessage,
+    StoredMessage,
+};
 use serde::{Deserialize, Serialize};
 use specta::Type;
 use specta_typescript::Number;
@@ -207,14 +210,23 @@ pub(crate) async fn stop_reply(shell: State<'_, Shell>, reply_id: String) -> Res
     Ok(())
 }
 
+/// Lets an answer that is being written go on at `here` or a node. Whether it did comes with the reply's events.
+#[tauri::command]
+#[specta::specta]
+pub(crate) async fn move_answer(shell: State<'_, Shell>, message_id: i64, place_id: String) -> Result<(), ErrorDto> {
+    Ok(shell.app.move_answer(MessageId(message_id), place(place_id))?)
+}
+
+/// `here`, or a node's id.
+fn place(id: String) -> PlaceChoice {
+    if id == "here" { PlaceChoice::Here } else { PlaceChoice::Node(id) }
+}
+
 impl From<SendMessageDto> for SendMessage {
     fn from(dto: SendMessageDto) -> Self {
-        let place = match dto.place.as_str() {
-            "policy" => None,
-            "here" => Some(PlaceChoice::Here),
-            _ => Some(PlaceChoice::Node(dto.place)),
-        };
-        Self { conversation: dto.conversation_id.map(ConversationId), text: dto.text, model: dto.model, place }
+        let place = (dto.place != "policy").then(|| place(dto.place));
+        let conversation = dto.conversation_id.map(ConversationId);
+        Self { conversation, text: dto.text, model: dto.model, place, asked_by: AskedBy::Window }
     }
 }
 

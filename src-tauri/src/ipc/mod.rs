@@ -23,6 +23,7 @@ pub(crate) fn builder() -> Builder<tauri::Wry> {
             shell::take_opened_files,
             chat::send_message,
             chat::stop_reply,
+            chat::move_answer,
             conversations::list_conversations,
             conversations::open_conversation,
             conversations::rename_conversation,

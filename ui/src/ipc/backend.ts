@@ -5,9 +5,12 @@
 
 import type {
   AddHowDto,
+  AskedByDto,
   BootDto,
   ConversationDto,
   ConversationSummaryDto,
+  DecisionEntryDto,
+  DecisionKindDto,
   ErrorDto,
   FitVerdictDto,
   ModelDto,
@@ -18,6 +21,7 @@ import type {
   SettingsDto,
   ThemeDto,
   ThermalDto,
+  TrustDto,
   VerdictDto,
   View,
   VitalsDto,
@@ -28,6 +32,7 @@ export type {
   ConversationDto,
   ConversationSummaryDto,
   DecisionDto,
+  DecisionEntryDto,
   ErrorDto,
   FitDto,
   MessageDto,
@@ -41,9 +46,12 @@ export type {
 } from './bindings.gen'
 
 export type AddHow = AddHowDto
+export type AskedBy = AskedByDto
+export type DecisionKind = DecisionKindDto
 export type OffloadMode = OffloadDto
 export type Theme = ThemeDto
 export type ThermalState = ThermalDto
+export type Trust = TrustDto
 export type Verdict = FitVerdictDto
 export type ViewKind = View
 
@@ -77,12 +85,18 @@ export interface Backend {
   takeOpenedFiles(): Promise<string[]>
 
   sendMessage(request: SendMessage, onEvent: (event: ReplyEventDto) => void): Cancel
+  /** Lets an answer that is being written go on elsewhere: `here`, or a node's id. Whether it did comes as an event. */
+  moveAnswer(messageId: number, placeId: string): Promise<void>
   listConversations(): Promise<ConversationSummaryDto[]>
   openConversation(id: number): Promise<ConversationDto>
   renameConversation(id: number, title: string): Promise<void>
   deleteConversation(id: number): Promise<void>
   setStaysLocal(id: number, staysLocal: boolean): Promise<void>
   saveDraft(conversationId: number | null, text: string): Promise<void>
+
+  /** At most `limit` decisions older than `before`, or the newest; the newest first. */
+  listDecisions(before: number | null, limit: number): Promise<DecisionEntryDto[]>
+  clearDecisions(): Promise<void>
 
   inspectFiles(paths: string[]): Promise<VerdictDto[]>
   addModel(path: string, how: AddHow): Promise<ModelDto>
@@ -94,6 +108,7 @@ export interface Backend {
   addNode(url: string, key: string | null): Promise<NodeDto>
   removeNode(id: string): Promise<void>
   probeNode(id: string): Promise<NodeDto>
+  setNodeTrust(id: string, trust: Trust): Promise<void>
 
   /** Up to an hour of readings, oldest first. */
   vitalsHistory(): Promise<VitalsDto[]>

@@ -12,6 +12,8 @@ export const commands = {
 	sendMessage: (request: SendMessageDto, onEvent: Channel<ReplyEventDto>) => __TAURI_INVOKE<null>("send_message", { request, onEvent }),
 	/**  Stops an answer; what was written stays. A reply that has ended already is no error. */
 	stopReply: (replyId: string) => __TAURI_INVOKE<null>("stop_reply", { replyId }),
+	/**  Lets an answer that is being written go on at `here` or a node. Whether it did comes with the reply's events. */
+	moveAnswer: (messageId: number, placeId: string) => __TAURI_INVOKE<null>("move_answer", { messageId, placeId }),
 	listConversations: () => __TAURI_INVOKE<ConversationSummaryDto[]>("list_conversations"),
 	openConversation: (id: number) => __TAURI_INVOKE<ConversationDto>("open_conversation", { id }),
 	renameConversation: (id: number, title: string) => __TAURI_INVOKE<null>("rename_conversation", { id, title }),
@@ -19,6 +21,9 @@ export const commands = {
 	setStaysLocal: (id: number, staysLocal: boolean) => __TAURI_INVOKE<null>("set_stays_local", { id, staysLocal }),
 	/**  Without a conversation it is the draft of the next new chat. */
 	saveDraft: (conversationId: number | null, text: string) => __TAURI_INVOKE<null>("save_draft", { conversationId, text }),
+	/**  At most `limit` decisions older than `before`, or the newest; the newest first. */
+	listDecisions: (before: number | null, limit: number) => __TAURI_INVOKE<DecisionEntryDto[]>("list_decisions", { before, limit }),
+	clearDecisions: () => __TAURI_INVOKE<null>("clear_decisions"),
 	/**  Says what each dropped file is, from its header alone. */
 	inspectFiles: (paths: string[]) => __TAURI_INVOKE<VerdictDto[]>("inspect_files", { paths }),
 	addModel: (path: string, how: AddHowDto) => __TAURI_INVOKE<ModelDto>("add_model", { path, how }),
@@ -31,6 +36,7 @@ export const commands = {
 	removeNode: (id: string) => __TAURI_INVOKE<null>("remove_node", { id }),
 	/**  Asks the node again what it is and has. */
 	probeNode: (id: string) => __TAURI_INVOKE<NodeDto>("probe_node", { id }),
+	setNodeTrust: (id: string, trust: TrustDto) => __TAURI_INVOKE<null>("set_node_trust", { id, trust }),
 	/**  The last hour, oldest first. */
 	vitalsHistory: () => __TAURI_INVOKE<VitalsDto[]>("vitals_history"),
 	copyText: (text: string) => __TAURI_INVOKE<null>("copy_text", { text }),
@@ -61,6 +67,8 @@ export type AlternativeDto = {
 	place: string,
 	outcome: string,
 };
+
+export type AskedByDto = "window" | "gateway" | "terminal";
 
 /**  Everything the first picture needs, in one answer. */
 export type BootDto = {
@@ -105,6 +113,22 @@ export type DecisionDto = {
 	readings: ReadingCheckDto[],
 	alternatives: AlternativeDto[],
 };
+
+/**  One decision of the history. It holds no text of a message. */
+export type DecisionEntryDto = {
+	id: number,
+	atMs: number,
+	kind: DecisionKindDto,
+	askedBy: AskedByDto,
+	conversationId: number | null,
+	messageId: number | null,
+	model: string,
+	/**  `here`, a node's id, or empty for nowhere. */
+	placeId: string,
+	decision: DecisionDto,
+};
+
+export type DecisionKindDto = "start" | "move" | "stay" | "relief" | "lost" | "refused";
 
 /**  A refused or failed command: a code to branch on, a sentence to show, and what people do about it. */
 export type ErrorDto = {
@@ -184,6 +208,7 @@ export type NodeDto = {
 	name: string,
 	url: string,
 	hasKey: boolean,
+	trust: TrustDto,
 	state: NodeStateDto,
 	sentence: string | null,
 	engine: string | null,
@@ -214,13 +239,17 @@ export type ReadingCheckDto = {
 	exceeded: boolean | null,
 };
 
-export type ReplyEventDto = { type: "accepted"; conversationId: number; userMessageId: number; messageId: number } | { type: "routed"; decision: DecisionDto } | { type: "progress"; phase: PhaseDto; done: number; total: number } | { type: "text"; text: string } | { type: "thinking"; text: string } | { type: "finished"; message: MessageDto } | { type: "failed"; error: ErrorDto; message: MessageDto | null };
+export type ReplyEventDto = { type: "accepted"; conversationId: number; userMessageId: number; messageId: number } | { type: "routed"; decision: DecisionDto } | 
+/**  The answer goes on elsewhere from this point on, counted in characters (Unicode scalar values). */
+{ type: "moved"; decision: DecisionDto; atChar: number; thinkingAtChar: number } | { type: "note"; sentence: string } | { type: "progress"; phase: PhaseDto; done: number; total: number } | { type: "text"; text: string } | { type: "thinking"; text: string } | { type: "finished"; message: MessageDto } | { type: "failed"; error: ErrorDto; message: MessageDto | null };
 
 export type RoleDto = "system" | "user" | "assistant" | "tool";
 
 /**  One stretch of an answer that one place wrote. */
 export type SegmentDto = {
 	place: string,
+	/**  `here` or a node's id; empty for answers of before that was kept. */
+	placeId: string,
 	model: string,
 	reason: string,
 	sentence: string,
@@ -229,6 +258,16 @@ export type SegmentDto = {
 	completionTokens: number | null,
 	/**  Counted in characters (Unicode scalar values) of the whole answer. */
 	startedAtChar: number,
+	/**  The same, in the thinking. */
+	thinkingAtChar: number,
+	/**  How it went on with what was there: `tokens`, `text` or `prefix`. */
+	continuation: string | null,
+	/**  From the last word before it to its first. */
+	gapMs: number | null,
+	/**  How it ended: `finished`, `handed over`, `stopped`, or why it failed. */
+	ended: string | null,
+	/**  Why it moved; nothing for the first segment. */
+	decision: DecisionDto | null,
 };
 
 export type SendMessageDto = {
@@ -256,6 +295,10 @@ export type SettingsDto = {
 	/**  Bytes per second. */
 	maxSwapInPerSec: number,
 	maxThermal: MaxThermalDto,
+	/**  Ids of models whose questions and answers never leave this machine. */
+	modelsThatStay: string[],
+	/**  Nodes that are trusted less are never asked. */
+	leastTrust: TrustDto,
 	theme: ThemeDto,
 	systemPrompt: string,
 	temperature: number | null,
@@ -275,6 +318,9 @@ export type TargetDto = "here" | "node" | "refuse";
 export type ThemeDto = "system" | "light" | "dark";
 
 export type ThermalDto = "nominal" | "fair" | "serious" | "critical";
+
+/**  Whose machine a node is. */
+export type TrustDto = "own" | "team" | "rented";
 
 export type UnavailableDto = {
 	reading: string,

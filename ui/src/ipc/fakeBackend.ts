@@ -8,24 +8,70 @@ import type {
   Cancel,
   ConversationDto,
   ConversationSummaryDto,
+  DecisionDto,
+  DecisionEntryDto,
   ErrorDto,
   FileDrag,
   MessageDto,
   ModelDto,
   NodeDto,
   ReplyEventDto,
+  SegmentDto,
   SendMessage,
   SettingsDto,
+  Trust,
   Unsubscribe,
   VerdictDto,
   ViewKind,
   VitalsDto,
 } from './backend'
-import { newId, now, scenario, updatedAt, type Scenario, type Step } from './fake/scenarios'
+import { hereDecision, moveDecision, newId, now, scenario, updatedAt, type Scenario, type Step } from './fake/scenarios'
 
 type Listeners = { [Name in keyof BackendEvents]: Set<(payload: BackendEvents[Name]) => void> }
 
 const refuse = (code: string, sentence: string, hint: string | null = null): ErrorDto => ({ code, sentence, hint })
+
+type Mover = (next: { decision: DecisionDto; placeId: string; continuation: string; gapMs: number; ended: string }) => void
+
+/** The part of an answer that begins where the answer has come to. */
+function part({ place, reason, sentence, target, ...rest }: DecisionDto, answer: MessageDto): SegmentDto {
+  return {
+    place,
+    placeId: target === 'here' ? 'here' : 'studio',
+    model: target === 'here' ? 'Qwen3 8B' : 'qwen3-8b',
+    reason,
+    sentence,
+    decodeTokensPerSec: null,
+    ttftMs: null,
+    completionTokens: null,
+    startedAtChar: [...answer.text].length,
+    thinkingAtChar: [...answer.thinking].length,
+    continuation: null,
+    gapMs: null,
+    ended: null,
+    decision: { place, reason, sentence, target, ...rest },
+  }
+}
+
+/** The parts with the figures that come at the end. */
+function finished(parts: SegmentDto[], answer: MessageDto): SegmentDto[] {
+  return parts.map((each, index) => {
+    const end = parts[index + 1]?.startedAtChar ?? [...answer.text].length
+    return {
+      ...each,
+      completionTokens: Math.round((end - each.startedAtChar) / 3.6),
+      decodeTokensPerSec: index === parts.length - 1 ? 43.6 : null,
+      ttftMs: index === 0 ? 240 : null,
+      ended: each.ended ?? 'finished',
+    }
+  })
+}
+
+/** A place that the person chose in the middle of an answer. */
+function chosen(placeId: string): DecisionDto {
+  const decision = placeId === 'here' ? hereDecision : moveDecision
+  return { ...decision, place: placeId === 'here' ? 'Here' : `On ${placeId}`, reason: 'chosen', sentence: 'you chose it', counterfactual: null }
+}
 
 export class FakeBackend implements Backend {
   readonly #world: Scenario
@@ -33,6 +79,8 @@ export class FakeBackend implements Backend {
   readonly #updatedAt: Record<number, number> = { ...updatedAt }
   #seconds = 0
   #replying = 0
+  /** Moves the answer of an id that is being written. */
+  readonly #moves = new Map<number, (placeId: string) => void>()
   /** What was asked of the product, for tests to look at. */
   readonly calls: { name: string; value: unknown }[] = []
 
@@ -115,12 +163,21 @@ export class FakeBackend implements Backend {
       const decision = this.#world.decision(request.place)
       answer.decision = decision
       onEvent({ type: 'routed', decision })
+      this.#decided('start', decision, answer)
       const ended = new Promise<'stopped'>((resolve) => (stop = () => resolve('stopped')))
-      const outcome = await Promise.race([this.#play(steps, answer, onEvent, wait, () => stopped), ended])
+      const parts = [part(decision, answer)]
+      const move: Mover = (next) => {
+        Object.assign(parts.at(-1)!, { ended: next.ended })
+        parts.push({ ...part(next.decision, answer), placeId: next.placeId, continuation: next.continuation, gapMs: next.gapMs })
+        const { startedAtChar, thinkingAtChar } = parts.at(-1)!
+        this.#decided('move', next.decision, answer)
+        onEvent({ type: 'moved', decision: next.decision, atChar: startedAtChar, thinkingAtChar })
+      }
+      this.#moves.set(answer.id, (placeId) => move({ decision: chosen(placeId), placeId, continuation: 'text', gapMs: 210, ended: 'handed over' }))
+      const outcome = await Promise.race([this.#play(steps, answer, onEvent, move, wait, () => stopped), ended])
       clearTimeout(timer)
-      const segments = answer.text
-        ? [{ place: decision.place, model: 'Qwen3 8B', reason: decision.reason, sentence: decision.sentence, decodeTokensPerSec: 43.6, ttftMs: 240, completionTokens: Math.round(answer.text.length / 3.6), startedAtChar: 0 }]
-        : []
+      this.#moves.delete(answer.id)
+      const segments = answer.text ? finished(parts, answer) : []
       if (outcome === 'stopped' || outcome === 'done') {
         Object.assign(answer, { state: outcome, segments } satisfies Partial<MessageDto>)
         onEvent({ type: 'finished', message: { ...answer } })
@@ -137,6 +194,12 @@ export class FakeBackend implements Backend {
       this.#note('stopReply', null)
       setTimeout(stop, 20)
     }
+  }
+
+  #decided(kind: 'start' | 'move', decision: DecisionDto, { conversationId, id: messageId }: MessageDto) {
+    const id = (this.#world.decisions[0]?.id ?? 0) + 1
+    const entry: DecisionEntryDto = { id, atMs: now + this.#seconds * 1000, kind, askedBy: 'window', conversationId, messageId, model: 'Qwen3 8B', placeId: decision.target === 'here' ? 'here' : 'studio', decision }
+    this.#world.decisions = [entry, ...this.#world.decisions]
   }
 
   #accept(request: SendMessage) {
@@ -158,7 +221,7 @@ export class FakeBackend implements Backend {
     return { conversation, answer, userMessageId }
   }
 
-  async #play(steps: Step[], answer: MessageDto, onEvent: (event: ReplyEventDto) => void, wait: (ms: number) => Promise<void>, stopped: () => boolean): Promise<'done' | ErrorDto> {
+  async #play(steps: Step[], answer: MessageDto, onEvent: (event: ReplyEventDto) => void, move: Mover, wait: (ms: number) => Promise<void>, stopped: () => boolean): Promise<'done' | ErrorDto> {
     // Browsers round short timers up: steps are played by the clock, several at once where they are due.
     let due = performance.now()
     for (const step of steps) {
@@ -178,6 +241,12 @@ export class FakeBackend implements Backend {
           answer.thinking += step.text
           onEvent({ type: 'thinking', text: step.text })
           break
+        case 'note':
+          onEvent({ type: 'note', sentence: step.sentence })
+          break
+        case 'move':
+          move(step)
+          break
         case 'fail':
           if (!step.goesOn) return step.error
           onEvent({ type: 'failed', error: step.error, message: { ...answer } })
@@ -192,6 +261,20 @@ export class FakeBackend implements Backend {
     return 'done'
   }
 
+  async moveAnswer(messageId: number, placeId: string) {
+    this.#note('moveAnswer', { messageId, placeId })
+    const move = this.#moves.get(messageId)
+    if (!move) throw refuse('notFound', 'This answer isn’t being written any more.')
+    setTimeout(() => move(placeId), 60)
+  }
+  async listDecisions(before: number | null, limit: number): Promise<DecisionEntryDto[]> {
+    this.#note('listDecisions', { before, limit })
+    return this.#world.decisions.filter(({ id }) => before === null || id < before).slice(0, limit)
+  }
+  async clearDecisions() {
+    this.#note('clearDecisions', null)
+    this.#world.decisions = []
+  }
   async listConversations() {
     return this.#summaries()
   }
@@ -252,7 +335,7 @@ export class FakeBackend implements Backend {
     await new Promise((resolve) => setTimeout(resolve, 120))
     if (!/^(https?:\/\/)?[\w.-]+(:\d+)?(\/.*)?$/.test(url)) throw refuse('badRequest', `“${url}” is not an address.`, 'An address looks like http://studio.local:8080.')
     const name = url.replace(/^https?:\/\//, '').split(/[.:/]/)[0] ?? url
-    const node: NodeDto = { id: name, name, url: url.startsWith('http') ? url : `http://${url}`, hasKey: key !== null, state: 'ready', sentence: null, engine: 'llama.cpp', models: ['qwen3-8b'], roundTripMs: 3.1, decodeTokensPerSec: null }
+    const node: NodeDto = { id: name, name, url: url.startsWith('http') ? url : `http://${url}`, hasKey: key !== null, trust: /\.local|localhost|^127\./.test(url) ? 'own' : 'rented', state: 'ready', sentence: null, engine: 'llama.cpp', models: ['qwen3-8b'], roundTripMs: 3.1, decodeTokensPerSec: null }
     this.#world.nodes = [...this.#world.nodes.filter(({ id }) => id !== node.id), node]
     this.#emit('nodesChanged', this.#world.nodes)
     return node
@@ -266,6 +349,12 @@ export class FakeBackend implements Backend {
     const node = this.#world.nodes.find((each) => each.id === id)
     if (!node) throw refuse('notFound', 'This node is no longer there.')
     return node
+  }
+
+  async setNodeTrust(id: string, trust: Trust) {
+    this.#note('setNodeTrust', { id, trust })
+    this.#world.nodes = this.#world.nodes.map((node) => (node.id === id ? { ...node, trust } : node))
+    this.#emit('nodesChanged', this.#world.nodes)
   }
 
   async vitalsHistory(): Promise<VitalsDto[]> {

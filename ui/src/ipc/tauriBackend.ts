@@ -12,6 +12,7 @@ import {
   type ReplyEventDto,
   type SendMessage,
   type SettingsDto,
+  type Trust,
   type Unsubscribe,
   type ViewKind,
 } from './backend'
@@ -50,12 +51,19 @@ export class TauriBackend implements Backend {
 
   listConversations = commands.listConversations
   openConversation = commands.openConversation
+  listDecisions = commands.listDecisions
   inspectFiles = commands.inspectFiles
   chooseModelFile = commands.chooseModelFile
   vitalsHistory = commands.vitalsHistory
   probeNode = commands.probeNode
 
   // What answers nothing is `null` on the wire and `void` here.
+  async moveAnswer(messageId: number, placeId: string) {
+    await commands.moveAnswer(messageId, placeId)
+  }
+  async clearDecisions() {
+    await commands.clearDecisions()
+  }
   async renameConversation(id: number, title: string) {
     await commands.renameConversation(id, title)
   }
@@ -82,6 +90,9 @@ export class TauriBackend implements Backend {
   }
   async removeNode(id: string) {
     await commands.removeNode(id)
+  }
+  async setNodeTrust(id: string, trust: Trust) {
+    await commands.setNodeTrust(id, trust)
   }
   async copyText(text: string) {
     await commands.copyText(text)

@@ -1,6 +1,6 @@
 /** The transport's enumerations in words, each with the status it has. One place, so one thing has one name. */
 
-import type { ThermalState, Verdict, VitalsDto } from './backend'
+import type { AskedBy, DecisionKind, ThermalState, Trust, Verdict, VitalsDto } from './backend'
 
 export type Status = 'calm' | 'near' | 'critical' | 'offloaded' | 'unknown'
 
@@ -28,16 +28,22 @@ const reasonWords: Record<string, string> = {
   chosen: 'chosen by you',
   onlyHere: 'local only',
   staysLocal: 'this chat stays here',
+  modelStays: 'this model stays here',
+  trust: 'trust',
   fits: 'fits here',
   smallerContext: 'smaller context',
+  cached: 'read there already',
   noNode: 'no node',
   memory: 'memory',
+  memorySoon: 'memory runs short',
   swap: 'swap',
   pressure: 'memory pressure',
   thermal: 'heat',
   tooSlow: 'too slow here',
   noModel: 'no model here',
   tooLong: 'too long for this model',
+  failed: 'the other place failed',
+  cannotContinue: 'the node can’t go on with it',
   nodeUnreachable: 'node not reachable',
 }
 
@@ -50,6 +56,12 @@ export function camel(code: string): string {
 /** A routing reason in a few words, or the code with spaces where it is new. */
 export function reasonWord(code: string): string {
   return reasonWords[camel(code)] ?? code.replace(/[-_]+/g, ' ')
+}
+
+/** Why an answer left the place `before`, in a few words. */
+export function moveReason(code: string, before: string): string {
+  if (camel(code) !== 'failed') return reasonWord(code)
+  return isHere(before) ? 'it failed here' : `${placeName(before)} failed`
 }
 
 /** A node's name from the place as the product says it: "studio" from "On studio". */
@@ -79,6 +91,8 @@ const reasonClauses: Record<string, string> = {
   smallerContext: 'with a smaller context',
   noNode: 'no node can answer',
   memory: 'memory is short here',
+  memorySoon: 'memory runs short here',
+  cached: 'the chat was read there already',
   swap: 'this machine is swapping',
   pressure: 'memory is under pressure here',
   thermal: 'too hot here',
@@ -87,4 +101,38 @@ const reasonClauses: Record<string, string> = {
 /** A routing reason as the end of "On studio · 41 tok/s · …". */
 export function reasonClause(code: string): string {
   return reasonClauses[camel(code)] ?? reasonWord(code)
+}
+
+/** Whose machine a node is, and what that means for what is sent there. */
+export const trustWords: Record<Trust, { word: string; sentence: string }> = {
+  own: { word: 'Own', sentence: 'Your machine: nobody but you can read what is sent there.' },
+  team: { word: 'Team', sentence: 'A machine of people you work with: whoever runs it could read what is sent there.' },
+  rented: { word: 'Rented', sentence: 'A stranger’s machine, paid for or public: its owner could read what is sent there.' },
+}
+
+/** What was decided, in a word. */
+export const kindWords: Record<DecisionKind, string> = {
+  start: 'Began',
+  move: 'Moved',
+  stay: 'Stayed',
+  relief: 'Made room',
+  lost: 'Failed',
+  refused: 'Not answered',
+}
+
+/** "in the window", for whoever asked. */
+export const askedByWords: Record<AskedBy, string> = { window: 'in the window', gateway: 'by a program', terminal: 'in a terminal' }
+
+/** What a reading of a decision means, in one sentence. */
+export const readingWords: Record<string, string> = {
+  'Free memory': 'What a model may use here, after what is kept free for the rest.',
+  'GPU memory': 'What the GPU may use of the memory.',
+  'Memory trend': 'How the free memory has changed over the last minute.',
+  'Room for this chat': 'How much more of this chat fits into the memory that is free.',
+  'Swap in': 'Memory that comes back from the disk each second: the model waits for it.',
+  'Swap used': 'Memory that was put on the disk.',
+  Pressure: 'The system’s own verdict on its memory.',
+  Heat: 'From Serious on the system slows the machine down to cool it.',
+  Speed: 'How fast this model is expected to write here. A token is about three quarters of a word.',
+  'Speed now': 'How fast the answer was being written, against what this model usually reaches.',
 }

@@ -29,6 +29,7 @@ export const icons = {
   pencil: 'm3 13 .6-2.6 7-7a1.4 1.4 0 0 1 2 2l-7 7zM9.5 4.5l2 2',
   file: 'M4 2.5h5l3 3v8H4zM9 2.5v3h3',
   folder: 'M2 4.5A1 1 0 0 1 3 3.5h3l1.5 2H13a1 1 0 0 1 1 1v5a1 1 0 0 1-1 1H3a1 1 0 0 1-1-1z',
+  history: 'M2.8 8a5.2 5.2 0 1 0 1.5-3.7L2.8 5.8M2.8 2.8v3h3M8 5.2V8l2 1.4',
   more: 'M3.5 8h.01M8 8h.01M12.5 8h.01',
 } as const
 

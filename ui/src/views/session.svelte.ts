@@ -14,9 +14,10 @@ import {
   type NodeDto,
   type OffloadMode,
   type SettingsDto,
+  type Trust,
 } from '../ipc/backend'
 
-export type Page = 'chat' | 'models' | 'nodes' | 'settings'
+export type Page = 'chat' | 'models' | 'nodes' | 'history' | 'settings'
 
 export class Session {
   readonly backend: Backend
@@ -88,6 +89,12 @@ export class Session {
     return currentModel(this.models, this.settings.model)
   }
 
+  /** Why nothing of the chat in view may leave this machine: the chat, or the model that answers. */
+  get stays(): 'chat' | 'model' | null {
+    if (this.chats.current.state.staysLocal) return 'chat'
+    return this.model !== null && this.settings.modelsThatStay.includes(this.model.id) ? 'model' : null
+  }
+
   /** The title of the chat in view. */
   get title(): string {
     const { conversationId, title } = this.chats.current.state
@@ -127,8 +134,7 @@ export class Session {
   }
 
   nextOffload() {
-    const { staysLocal } = this.chats.current.state
-    if (staysLocal) return
+    if (this.stays !== null) return
     const modes: OffloadMode[] = ['localOnly', 'auto', 'remote']
     const next = modes[(modes.indexOf(this.settings.offload) + 1) % modes.length]
     if (next) this.setOffload(next)
@@ -163,6 +169,21 @@ export class Session {
     const probed = await this.backend.probeNode(id)
     this.nodes = this.nodes.map((node) => (node.id === id ? probed : node))
     return probed
+  }
+
+  async setNodeTrust(id: string, trust: Trust) {
+    await this.backend.setNodeTrust(id, trust)
+    this.nodes = this.nodes.map((node) => (node.id === id ? { ...node, trust } : node))
+  }
+
+  /** Keeps what a model is asked on this machine, or lets it leave again. */
+  setModelStays(id: string, stays: boolean) {
+    const others = this.settings.modelsThatStay.filter((each) => each !== id)
+    void this.save({ modelsThatStay: stays ? [...others, id] : others })
+  }
+
+  moveAnswer(messageId: number, placeId: string) {
+    this.try(() => this.backend.moveAnswer(messageId, placeId))
   }
 
   /** Runs what a button asked for; what goes wrong is said above the composer. */

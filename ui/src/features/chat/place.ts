@@ -1,6 +1,19 @@
 import type { DecisionDto, MessageDto } from '../../ipc/backend'
-import { isHere, placeWord, reasonClause } from '../../ipc/words'
+import { isHere, placeName, placeWord, reasonClause } from '../../ipc/words'
 import { tokensPerSec } from '../../primitives/format'
+
+/** More places than these are told by their first and last. */
+const fewPlaces = 3
+
+/** "On studio", or "Here, then studio" for an answer that moved. */
+function placesWord(places: string[]): string {
+  const [first = 'here', ...rest] = places
+  const last = rest.at(-1)
+  if (last === undefined) return placeWord(first)
+  const later = places.length > fewPlaces ? [last] : rest
+  const moves = places.length > fewPlaces ? ` (moved ${rest.length} times)` : ''
+  return [placeWord(first), ...later.map((place) => (isHere(place) ? 'here' : placeName(place)))].join(', then ') + moves
+}
 
 export type PlaceLine = { here: boolean; place: string; speed: string | null; reason: string }
 
@@ -24,10 +37,12 @@ export function utf16Offset(text: string, scalars: number): number {
 export function placeLine(message: MessageDto, decision: DecisionDto | null, liveSpeed: number | null): PlaceLine | null {
   const segment = message.segments.at(-1)
   if (segment) {
+    // Of an answer that moved, one speed would say little and take the room of the reason.
+    const speed = message.segments.length > 1 ? null : (segment.decodeTokensPerSec ?? liveSpeed)
     return {
       here: isHere(segment.place),
-      place: placeWord(segment.place),
-      speed: segment.decodeTokensPerSec === null ? null : `${tokensPerSec(segment.decodeTokensPerSec)} tok/s`,
+      place: placesWord(message.segments.map(({ place }) => place)),
+      speed: speed === null ? null : `${tokensPerSec(speed)} tok/s`,
       reason: short(segment.sentence, segment.reason),
     }
   }

@@ -60,6 +60,22 @@ describe('a reply', () => {
   })
 })
 
+it('an answer that moves has a seam where it did, and says where it is now', () => {
+  const here: DecisionDto = { ...decision, target: 'here', place: 'Here' }
+  const state = play([accepted, { type: 'routed', decision: here }, { type: 'text', text: 'Half' }, { type: 'moved', decision, atChar: 4, thinkingAtChar: 0 }, { type: 'text', text: ' an answer' }])
+  expect(state.messages.at(-1)?.segments.map(({ place, startedAtChar }) => [place, startedAtChar])).toEqual([['Here', 0], ['studio', 4]])
+  expect(state.messages.at(-1)?.decision).toBe(here)
+  expect(state.reply?.decision).toBe(decision)
+  const refused = play([{ type: 'moved', decision: { ...decision, target: 'refuse' }, atChar: 14, thinkingAtChar: 0 }], state)
+  expect(refused).toBe(state)
+})
+
+it('what is told while an answer is written stays with it, each once in a row', () => {
+  const note = (sentence: string): ReplyEventDto => ({ type: 'note', sentence })
+  const state = play([accepted, note('Room was made.'), note('Room was made.'), note('It stays.'), { type: 'finished', message: message(2, 'assistant', 'Done.') }])
+  expect(state.notes).toEqual({ 2: ['Room was made.', 'It stays.'] })
+})
+
 it('answering again adds no question and puts the earlier answer aside', () => {
   const opened = reduce(emptyChat, { type: 'opened', conversation: { id: 7, title: 'T', staysLocal: false, draft: '', messages: [message(1, 'user', 'Why?'), message(2, 'assistant', 'No.')] } })
   const again = play([{ ...accepted, messageId: 3 }, { type: 'text', text: 'Yes' }], reduce(opened, { type: 'sent', text: null, atMs: 0 }))

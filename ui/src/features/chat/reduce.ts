@@ -3,8 +3,8 @@
  * product's own state lives behind the Backend.
  */
 
-import type { ConversationDto, DecisionDto, ErrorDto, MessageDto, ReplyEventDto } from '../../ipc/backend'
-import { camel } from '../../ipc/words'
+import type { ConversationDto, DecisionDto, ErrorDto, MessageDto, ReplyEventDto, SegmentDto } from '../../ipc/backend'
+import { camel, isHere } from '../../ipc/words'
 
 export type Progress = { phase: 'loading' | 'waiting' | 'prefill'; done: number; total: number }
 
@@ -27,6 +27,8 @@ export type ChatState = {
   reply: Reply | null
   /** What went wrong with a message, by its id. Kept apart: a reloaded message has only its sentence. */
   failures: Record<number, ErrorDto>
+  /** What was told while a message was written, by its id: what made room for it here, why it stays where it is. */
+  notes: Record<number, string[]>
   /** An error that belongs to no message. */
   notice: ErrorDto | null
   /** Text to put back into the composer: a question that was not accepted. */
@@ -50,6 +52,7 @@ export const emptyChat: ChatState = {
   messages: [],
   reply: null,
   failures: {},
+  notes: {},
   notice: null,
   returned: null,
 }
@@ -112,6 +115,26 @@ export function reduce(state: ChatState, event: ChatEvent): ChatState {
   }
 }
 
+/** A part of an answer that is still written: its figures come with the whole. */
+function partOf({ place, reason, sentence }: DecisionDto): SegmentDto {
+  return {
+    place,
+    placeId: isHere(place) ? 'here' : '',
+    model: '',
+    reason,
+    sentence,
+    decodeTokensPerSec: null,
+    ttftMs: null,
+    completionTokens: null,
+    startedAtChar: 0,
+    thinkingAtChar: 0,
+    continuation: null,
+    gapMs: null,
+    ended: null,
+    decision: null,
+  }
+}
+
 function reduceReply(state: ChatState, reply: Reply, event: ReplyEventDto): ChatState {
   const writing = reply.messageId ?? pendingAnswer
   switch (event.type) {
@@ -130,6 +153,19 @@ function reduceReply(state: ChatState, reply: Reply, event: ReplyEventDto): Chat
     }
     case 'routed':
       return { ...change(state, writing, (each) => ({ ...each, decision: event.decision })), reply: { ...reply, decision: event.decision } }
+    case 'moved': {
+      const { decision, atChar, thinkingAtChar } = event
+      // No place can go on: that the answer failed comes next.
+      if (decision.target === 'refuse') return state
+      const next = { ...partOf(decision), startedAtChar: atChar, thinkingAtChar, decision }
+      const moved = change(state, writing, (each) => ({ ...each, segments: [...(each.segments.length === 0 ? [partOf(each.decision ?? decision)] : each.segments), next] }))
+      return { ...moved, reply: { ...reply, decision } }
+    }
+    case 'note': {
+      const told = state.notes[writing] ?? []
+      if (told.at(-1) === event.sentence) return state
+      return { ...state, notes: { ...state.notes, [writing]: [...told, event.sentence] } }
+    }
     case 'progress':
       return { ...state, reply: { ...reply, progress: { phase: event.phase, done: event.done, total: event.total } } }
     case 'text':

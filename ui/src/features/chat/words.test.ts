@@ -26,6 +26,13 @@ it('says where an answer was made, how fast, and why', () => {
   const message = { segments: [segment] } as unknown as MessageDto
   expect(placeLine(message, null, null)).toEqual({ here: false, place: 'On studio', speed: '41 tok/s', reason: 'here would swap in about 40 s' })
   const long = { segments: [{ ...segment, place: 'here', reason: 'smaller_context', sentence: 'x'.repeat(90) }] } as unknown as MessageDto
+  const part = (place: string) => ({ ...segment, place })
+  const moved = (...places: string[]) => placeLine({ segments: places.map(part) } as unknown as MessageDto, null, null)?.place
+  expect(moved('Here', 'On studio')).toBe('Here, then studio')
+  expect(moved('On studio', 'Here', 'On mini')).toBe('On studio, then here, then mini')
+  expect(moved('Here', 'On studio', 'Here', 'On mini')).toBe('Here, then mini (moved 3 times)')
+  const writing = { segments: [{ ...segment, decodeTokensPerSec: null }] } as unknown as MessageDto
+  expect(placeLine(writing, null, 30)?.speed).toBe('30 tok/s')
   expect(placeLine(long, null, null)).toMatchObject({ here: true, place: 'Here', reason: 'with a smaller context' })
 })
 

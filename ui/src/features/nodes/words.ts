@@ -1,4 +1,4 @@
-import type { NodeDto } from '../../ipc/backend'
+import type { NodeDto, Trust } from '../../ipc/backend'
 import type { Status } from '../../ipc/words'
 
 export const nodeWords: Record<NodeDto['state'], { status: Status; word: string }> = {
@@ -14,4 +14,11 @@ export function nodesSummary(nodes: NodeDto[]): string {
   if (nodes.length === 0) return 'none'
   const ready = nodes.filter(({ state }) => state === 'ready').length
   return ready === nodes.length ? `${ready} ready` : `${ready} of ${nodes.length} ready`
+}
+
+/** The least trust a node needs to be asked, as what it lets through. */
+export const leastTrustWords: Record<Trust, { word: string; sentence: string }> = {
+  own: { word: 'Own only', sentence: 'Questions and answers go to your own machines only.' },
+  team: { word: 'Own and team', sentence: 'Questions and answers go to your own and your team’s machines.' },
+  rented: { word: 'Any node', sentence: 'Questions and answers may go to any node on this list.' },
 }

@@ -3,7 +3,7 @@
  * Everything is fixed: the same address shows the same thing each time.
  */
 
-import type { BootDto, ConversationDto, DecisionDto, ErrorDto, FitDto, MessageDto, ModelDto, NodeDto, SettingsDto, VerdictDto, VitalsDto } from '../backend'
+import type { BootDto, ConversationDto, DecisionDto, DecisionEntryDto, DecisionKind, ErrorDto, FitDto, MessageDto, ModelDto, NodeDto, SegmentDto, SettingsDto, VerdictDto, VitalsDto } from '../backend'
 import { answers } from './texts'
 
 export const gib = 2 ** 30
@@ -16,6 +16,8 @@ export type Step =
   | { wait: number; do: 'progress'; phase: 'loading' | 'waiting' | 'prefill'; done: number; total: number }
   | { wait: number; do: 'text'; text: string }
   | { wait: number; do: 'thinking'; text: string }
+  | { wait: number; do: 'note'; sentence: string }
+  | { wait: number; do: 'move'; decision: DecisionDto; placeId: string; continuation: string; gapMs: number; ended: string }
   | { wait: number; do: 'fail'; error: ErrorDto; goesOn?: boolean }
   | { wait: number; do: 'refuse'; error: ErrorDto }
   | { wait: number; do: 'hold' }
@@ -28,6 +30,7 @@ export type Scenario = {
   draft: string
   platform: BootDto['platform']
   decision: (place: string) => DecisionDto
+  decisions: DecisionEntryDto[]
   reply: (question: string, place: string) => Step[]
   vitals: (secondsAgo: number, replying: boolean) => VitalsDto
   verdicts: (paths: string[]) => VerdictDto[]
@@ -77,8 +80,8 @@ export const models: ModelDto[] = [
 ]
 
 export const nodes: NodeDto[] = [
-  { id: 'studio', name: 'studio', url: 'http://studio.local:8080', hasKey: true, state: 'ready', sentence: null, engine: 'llama.cpp', models: ['qwen3-8b', 'qwen3-32b', 'llama-3.3-70b'], roundTripMs: 4.2, decodeTokensPerSec: 41 },
-  { id: 'mini', name: 'mini', url: 'http://10.0.1.12:11434', hasKey: false, state: 'unreachable', sentence: 'Nothing answers at this address: the machine may be asleep.', engine: 'Ollama', models: ['qwen3:8b'], roundTripMs: null, decodeTokensPerSec: 28 },
+  { id: 'studio', name: 'studio', url: 'http://studio.local:8080', hasKey: true, trust: 'own', state: 'ready', sentence: null, engine: 'llama.cpp', models: ['qwen3-8b', 'qwen3-32b', 'llama-3.3-70b'], roundTripMs: 4.2, decodeTokensPerSec: 41 },
+  { id: 'mini', name: 'mini', url: 'http://10.0.1.12:11434', hasKey: false, trust: 'team', state: 'unreachable', sentence: 'Nothing answers at this address: the machine may be asleep.', engine: 'Ollama', models: ['qwen3:8b'], roundTripMs: null, decodeTokensPerSec: 28 },
 ]
 
 export const settings: SettingsDto = {
@@ -91,6 +94,8 @@ export const settings: SettingsDto = {
   maxSwapUsedRatio: 0.2,
   maxSwapInPerSec: 4 * mib,
   maxThermal: 'serious',
+  modelsThatStay: [],
+  leastTrust: 'rented',
   theme: 'system',
   systemPrompt: '',
   temperature: null,
@@ -132,6 +137,41 @@ export const nodeDecision: DecisionDto = {
   ],
 }
 
+/** Studio took over while this machine began to swap. */
+export const moveDecision: DecisionDto = {
+  target: 'node',
+  place: 'On studio',
+  reason: 'swap',
+  sentence: 'here swaps in 40.0 MB/s',
+  counterfactual: 'Would stay here with swap in up to 4.0 MB/s',
+  readings: [
+    { name: 'Free memory', value: '0.9 GB', limit: '2.8 GB', exceeded: true },
+    { name: 'Swap in', value: '40.0 MB/s', limit: '4.0 MB/s', exceeded: true },
+    { name: 'Pressure', value: 'normal', limit: 'below warning', exceeded: false },
+    { name: 'Heat', value: 'nominal', limit: 'below serious', exceeded: false },
+    { name: 'Speed now', value: '31 tok/s', limit: '37 tok/s', exceeded: true },
+  ],
+  alternatives: [
+    { place: 'Here', outcome: '6.0 tok/s while swapping, done in about 64 s' },
+    { place: 'On mini', outcome: 'not reachable' },
+  ],
+}
+
+/** And was lost: the answer came back. */
+export const backDecision: DecisionDto = {
+  target: 'here',
+  place: 'Here',
+  reason: 'failed',
+  sentence: 'studio closed the connection',
+  counterfactual: null,
+  readings: [
+    { name: 'Free memory', value: '4.1 GB', limit: '2.8 GB', exceeded: false },
+    { name: 'Swap in', value: '1.2 MB/s', limit: '4.0 MB/s', exceeded: false },
+    { name: 'Heat', value: 'unknown', limit: 'below serious', exceeded: null },
+  ],
+  alternatives: [{ place: 'On studio', outcome: 'failed in this answer' }, { place: 'On mini', outcome: 'not reachable' }],
+}
+
 let nextId = 1000
 export const newId = () => (nextId += 1)
 
@@ -139,8 +179,8 @@ function message(id: number, conversationId: number, role: 'user' | 'assistant',
   return { id, conversationId, role, text, thinking: '', state: 'done', error: null, segments: [], decision: null, createdAtMs: now - 60_000, ...more }
 }
 
-const hereSegment = { place: 'Here', model: 'Qwen3 8B', reason: 'fits', sentence: 'fits with 2.4 GB to spare', decodeTokensPerSec: 44.2, ttftMs: 310, completionTokens: 164, startedAtChar: 0 }
-const studioSegment = { place: 'On studio', model: 'qwen3-8b', reason: 'memory', sentence: 'here would swap in about 40 s', decodeTokensPerSec: 41, ttftMs: 62, completionTokens: 88, startedAtChar: answers.guardSeam }
+const hereSegment: SegmentDto = { place: 'Here', model: 'Qwen3 8B', reason: 'fits', sentence: 'fits with 2.4 GB to spare', decodeTokensPerSec: 44.2, ttftMs: 310, completionTokens: 164, startedAtChar: 0, placeId: 'here', thinkingAtChar: 0, continuation: null, gapMs: null, ended: 'finished', decision: hereDecision }
+const studioSegment: SegmentDto = { place: 'On studio', model: 'qwen3-8b', reason: 'swap', sentence: 'here swaps in 40.0 MB/s', decodeTokensPerSec: 41, ttftMs: null, completionTokens: 88, startedAtChar: answers.guardSeam, placeId: 'studio', thinkingAtChar: 0, continuation: 'tokens', gapMs: 84, ended: 'finished', decision: moveDecision }
 
 const hour = 3_600_000
 export function conversations(): ConversationDto[] {
@@ -148,7 +188,7 @@ export function conversations(): ConversationDto[] {
   return [
     one(1, 'Borrowing across an await', false, [
       message(11, 1, 'user', "Why can't I hold a MutexGuard across .await here?"),
-      message(12, 1, 'assistant', answers.guard, { segments: [hereSegment, studioSegment], decision: nodeDecision }),
+      message(12, 1, 'assistant', answers.guard, { segments: [{ ...hereSegment, ended: 'handed over' }, studioSegment], decision: hereDecision }),
     ]),
     one(2, 'Swap rate or swap size?', false, [
       message(21, 2, 'user', 'Which of the two says more about a Mac that is running out of memory: how much swap is used, or how fast it is used?'),
@@ -158,6 +198,31 @@ export function conversations(): ConversationDto[] {
     one(4, 'awk one-liner for nginx logs', false, [message(41, 4, 'user', 'awk one-liner: requests per minute from an nginx log'), message(42, 4, 'assistant', answers.awk, { state: 'stopped', segments: [hereSegment], decision: hereDecision })]),
     one(5, 'Reading plan: distributed systems', false, [message(51, 5, 'user', 'A reading plan for distributed systems, please.'), message(52, 5, 'assistant', answers.short, { segments: [hereSegment], decision: hereDecision })]),
   ]
+}
+
+/** A hundred and thirty decisions of the last days: the newest are those of the chats above. */
+export function decisions(): DecisionEntryDto[] {
+  const minute = 60_000
+  const one = (id: number, atMs: number, kind: DecisionKind, decision: DecisionDto, more: Partial<DecisionEntryDto> = {}): DecisionEntryDto => {
+    const placeId = { here: 'here', node: 'studio', refuse: '' }[decision.target]
+    return { id, atMs, kind, askedBy: 'window', conversationId: 1, messageId: 12, model: decision.target === 'refuse' ? '' : 'Qwen3 8B', placeId, decision, ...more }
+  }
+  const refused: DecisionDto = { ...hereDecision, target: 'refuse', place: 'Nowhere', reason: 'memory', sentence: 'Needs 43.9 GB, 11.3 GB can be used', counterfactual: 'Fits if 32.6 GB more were free' }
+  const stays: DecisionDto = { ...hereDecision, reason: 'no_node', sentence: 'no node can go on with it', counterfactual: 'Would move with a node that takes over running answers' }
+  const newest = [
+    one(0, now - minute, 'move', moveDecision),
+    one(0, now - 2 * minute, 'relief', { ...moveDecision, target: 'here', place: 'Here', sentence: 'this machine swaps in 12.0 MB/s, so models that nobody uses were unloaded', counterfactual: null }),
+    one(0, now - 2 * minute, 'start', hereDecision),
+    one(0, now - 40 * minute, 'start', nodeDecision, { askedBy: 'gateway', conversationId: null, messageId: null, model: 'qwen3-32b' }),
+    one(0, now - 2 * hour, 'start', hereDecision, { conversationId: 2, messageId: 22 }),
+    one(0, now - 4 * hour, 'start', { ...hereDecision, reason: 'stays_local', sentence: 'this chat stays on this Mac' }, { conversationId: 3, messageId: 32 }),
+    one(0, now - 5 * hour, 'refused', refused, { askedBy: 'terminal', conversationId: null, messageId: null }),
+    one(0, now - 22 * hour, 'move', backDecision, { askedBy: 'gateway', conversationId: null, messageId: null }),
+    one(0, now - 22 * hour, 'lost', { ...nodeDecision, reason: 'chosen', sentence: 'the connection was closed after 212 tokens' }, { askedBy: 'gateway', conversationId: null, messageId: null }),
+    one(0, now - 26 * hour, 'stay', stays, { conversationId: 4, messageId: 42 }),
+  ]
+  const older = Array.from({ length: 120 }, (_, index) => one(0, now - (30 + index * 0.7) * hour, 'start', index % 7 === 3 ? nodeDecision : hereDecision, { askedBy: 'gateway', conversationId: null, messageId: null }))
+  return [...newest, ...older].map((entry, index, all) => ({ ...entry, id: all.length - index }))
 }
 
 export const updatedAt: Record<number, number> = { 1: now - 60_000, 2: now - 2 * hour, 3: now - 4 * hour, 4: now - 26 * hour, 5: now - 30 * hour }
@@ -201,6 +266,15 @@ function stream(text: string, perStepMs: number, letters = 4): Step[] {
 const start: Step[] = [
   { wait: 60, do: 'progress', phase: 'prefill', done: 0, total: 620 },
   { wait: 120, do: 'progress', phase: 'prefill', done: 420, total: 620 },
+]
+
+/** An answer that begins here and moves in the middle of its first sentence. */
+const moving = (rest: () => Step[]): Step[] => [
+  ...start,
+  ...stream(answers.guard.slice(0, answers.guardMove), 8),
+  { wait: 10, do: 'note', sentence: 'This machine swaps in 12.0 MB/s, so models that nobody uses were unloaded.' },
+  { wait: 40, do: 'move', decision: moveDecision, placeId: 'studio', continuation: 'tokens', gapMs: 84, ended: 'handed over' },
+  ...rest(),
 ]
 
 function dropped(verdict: FitDto['verdict']): (paths: string[]) => VerdictDto[] {
@@ -268,6 +342,19 @@ const changes: Record<string, (usual: Scenario) => Partial<Scenario>> = {
   loading: () => ({ reply: () => [{ wait: 30, do: 'progress', phase: 'loading', done: 3.1e9, total: 5.03e9 }, { wait: 0, do: 'hold' }] }),
   reading: () => ({ reply: () => [{ wait: 30, do: 'progress', phase: 'prefill', done: 2480, total: 6200 }, { wait: 0, do: 'hold' }] }),
   waiting: (usual) => ({ decision: () => nodeDecision, settings: { ...usual.settings, offload: 'remote' }, reply: () => [{ wait: 30, do: 'progress', phase: 'waiting', done: 0, total: 2 }, { wait: 0, do: 'hold' }] }),
+  /** Moves in the middle of a sentence; then writes on. */
+  move: () => ({ reply: () => moving(() => [...stream(answers.guard.slice(answers.guardMove), 8)]) }),
+  moving: () => ({ reply: () => moving(() => [...stream(answers.guard.slice(answers.guardMove, answers.guardMove + 90), 8), { wait: 0, do: 'hold' }]) }),
+  /** The node is lost in the middle of code, and the answer comes back. */
+  'move-back': () => ({
+    reply: () =>
+      moving(() => [
+        ...stream(answers.guard.slice(answers.guardMove, answers.guardCode), 8),
+        { wait: 40, do: 'move', decision: backDecision, placeId: 'here', continuation: 'text', gapMs: 1240, ended: 'studio closed the connection' },
+        ...stream(answers.guard.slice(answers.guardCode), 8),
+      ]),
+  }),
+  'history-empty': () => ({ decisions: [] }),
   remote: (usual) => ({ decision: () => nodeDecision, settings: { ...usual.settings, offload: 'remote' } }),
   'node-gone': (usual) => ({
     settings: { ...usual.settings, offload: 'remote' },
@@ -347,6 +434,7 @@ export function scenario(name: string): Scenario {
     draft: '',
     platform: 'macos',
     decision: () => hereDecision,
+    decisions: decisions(),
     reply: (question) => [...start, ...stream(question.length % 2 === 0 ? answers.guard : answers.short, 10)],
     vitals: (secondsAgo, replying) => vitals(secondsAgo, replying),
     verdicts: dropped('runsWell'),

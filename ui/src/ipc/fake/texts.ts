@@ -50,6 +50,10 @@ const long = Array.from({ length: 12 }, (_, part) => `## Part ${part + 1}\n\n${t
 export const answers = {
   guard: guardBefore + guardAfter,
   guardSeam: guardBefore.length,
+  /** In the middle of a sentence. */
+  guardMove: guardBefore.indexOf('another thread') + 'another'.length,
+  /** In the middle of code. */
+  guardCode: guardBefore.length + guardAfter.indexOf('.insert(url, page)'),
   table,
   long,
   short: 'Either side may end the agreement with three months’ notice to the end of a quarter. What was ordered before the notice is delivered and paid as agreed; **confidentiality** goes on for two years.',

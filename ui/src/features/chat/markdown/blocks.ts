@@ -18,7 +18,7 @@ export type Blocks = { settled: Block[]; settledEnd: number; last: Block[]; text
 export const noBlocks: Blocks = { settled: [], settledEnd: 0, last: [], text: '' }
 
 /** The lexer counts line ends as one character each; so must the offsets. */
-const unixLines = (text: string) => text.replace(/\r\n?/g, '\n')
+export const unixLines = (text: string) => text.replace(/\r\n?/g, '\n')
 
 function lex(source: string): Token[] {
   return new Lexer({ gfm: true, breaks: false }).lex(source)
