@@ -254,10 +254,13 @@ impl App {
 
     /// What routing needs to know of a model file, with what the engine holds of it now.
     pub(crate) fn local_model(&self, entry: &ModelEntry, header: &Arc<engine::ModelHeader>) -> LocalModel {
-        let loaded = self.inner.engine.loaded();
-        let (own, other) = match loaded {
-            Some(loaded) if loaded.path == entry.path => (Some(loaded.footprint.total()), chat::Bytes::ZERO),
-            Some(loaded) => (None, loaded.footprint.total()),
+        let held = self.inner.engine.loaded().map(|loaded| {
+            let caches = self.inner.engine.caches();
+            (loaded.path, loaded.footprint.weights.saturating_add(loaded.footprint.scratch).saturating_add(caches))
+        });
+        let (own, other) = match held {
+            Some((path, held)) if path == entry.path => (Some(held), chat::Bytes::ZERO),
+            Some((_, held)) => (None, held),
             None => (None, chat::Bytes::ZERO),
         };
         let kv_type = self.settings().kv_type();

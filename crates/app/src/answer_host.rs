@@ -398,6 +398,8 @@ impl Local {
         let (policy, outlook) = (app.policy(), app.outlook());
         let entry = self.asked.entry.as_ref()?;
         let model = app.local_model(entry, entry.usable()?);
+        // While it is loaded, what it takes is neither free any more nor known to be its own.
+        model.already_loaded?;
         let prompt = self.asked.demand.prompt_tokens.unwrap_or(0);
         let context_len = self.asked.demand.wanted_context;
         let context_len = self.most_tokens.map_or(context_len, |most| context_len.min(prompt.saturating_add(most)));

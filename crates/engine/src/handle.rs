@@ -207,6 +207,11 @@ impl EngineHandle {
         self.shared.relief.idle_caches()
     }
 
+    /// What the caches take now, of all that the model in memory may grow to.
+    pub fn caches(&self) -> Bytes {
+        self.shared.relief.caches()
+    }
+
     /// Writes each answer no faster than so many tokens per second, so that the machine cools; `None` as fast as it can.
     pub fn set_pace(&self, tokens_per_sec: Option<f64>) {
         self.shared.relief.set_pace(tokens_per_sec);

@@ -11,11 +11,17 @@ pub(crate) struct Relief {
     /// Tokens of prompt and answer; `usize::MAX` is none.
     cap: AtomicUsize,
     idle_caches: AtomicU64,
+    caches: AtomicU64,
 }
 
 impl Default for Relief {
     fn default() -> Self {
-        Self { pace: AtomicU64::new(0), cap: AtomicUsize::new(usize::MAX), idle_caches: AtomicU64::new(0) }
+        Self {
+            pace: AtomicU64::new(0),
+            cap: AtomicUsize::new(usize::MAX),
+            idle_caches: AtomicU64::new(0),
+            caches: AtomicU64::new(0),
+        }
     }
 }
 
@@ -41,8 +47,14 @@ impl Relief {
         self.cap.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_idle_caches(&self, bytes: Bytes) {
-        self.idle_caches.store(bytes.0, Ordering::Relaxed);
+    /// What all caches take, and those of them that no answer is written with.
+    pub(crate) fn set_caches(&self, all: Bytes, idle: Bytes) {
+        self.caches.store(all.0, Ordering::Relaxed);
+        self.idle_caches.store(idle.0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn caches(&self) -> Bytes {
+        Bytes(self.caches.load(Ordering::Relaxed))
     }
 
     pub(crate) fn idle_caches(&self) -> Bytes {

@@ -249,16 +249,18 @@ impl Worker {
             Ok(Err(fault)) => self.start_anew(|| GenerateError::Device(fault)),
             Err(_) => self.start_anew(|| GenerateError::Crashed),
         }
-        self.note_idle_caches();
+        self.note_caches();
         if let Some(step) = self.shared.relief.step().filter(|_| self.is_running()) {
             thread::sleep(step.saturating_sub(began.elapsed()));
         }
         self.idle_since = Instant::now();
     }
 
-    fn note_idle_caches(&self) {
+    fn note_caches(&self) {
         let idle = self.resident.as_ref().map_or(Bytes::ZERO, |resident| resident.free.allocated());
-        self.shared.relief.set_idle_caches(idle);
+        let running = self.resident.iter().flat_map(|resident| &resident.running);
+        let all = running.fold(idle, |sum, running| sum.saturating_add(running.slot.allocated()));
+        self.shared.relief.set_caches(all, idle);
     }
 
     /// Gives back the memory of the caches that no answer is written with now; they go on in files, where those are kept.
@@ -268,7 +270,7 @@ impl Worker {
             resident.free = FreeSlots::default();
             give_memory_back();
         }
-        self.note_idle_caches();
+        self.note_caches();
     }
 
     /// Ends what runs with `error`, and begins again without a model and on a device that is opened anew.
@@ -393,7 +395,7 @@ impl Worker {
         let before = self.resident.as_ref().and_then(|_| (self.own_footprint)());
         let resident = self.resident.take();
         *self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.note_idle_caches();
+        self.note_caches();
         self.shared.texts.clear(next);
         let path = resident.as_ref()?.text.header.path.clone();
         drop(resident);
