@@ -80,7 +80,11 @@ impl NodeClient {
             .pool_max_idle_per_host(0)
             // A redirect would carry the conversation, and perhaps the key, to a place nobody chose.
             .redirect(redirect::Policy::none())
-            .tcp_keepalive(Duration::from_secs(15));
+            // The node's system answers these while its engine is busy. Where the network changed, nothing else tells that
+            // this connection is dead while the node can be reached by another one.
+            .tcp_keepalive(Duration::from_secs(5))
+            .tcp_keepalive_interval(Duration::from_secs(3))
+            .tcp_keepalive_retries(3);
         if address.is_loopback() {
             builder = builder.no_proxy();
         }
