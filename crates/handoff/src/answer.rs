@@ -199,7 +199,7 @@ impl<H: Host> Answer<'_, H> {
         if !said_nothing || self.said_to_be_whole.is_some() {
             return false;
         }
-        self.said_to_be_whole = (!self.ledger.is_empty()).then_some(*finish);
+        self.said_to_be_whole = Some(*finish);
         true
     }
 
@@ -546,7 +546,7 @@ impl<H: Host> Answer<'_, H> {
 
     /// No place is left to go on.
     async fn give_up(&mut self, failure: H::Failure) {
-        if let Some(finish) = self.said_to_be_whole.take() {
+        if let Some(finish) = self.said_to_be_whole.take().filter(|_| !self.ledger.is_empty()) {
             return self.finish(finish).await;
         }
         self.ledger.end(Ended::Failed(failure.sentence()));
