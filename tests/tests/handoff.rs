@@ -351,6 +351,29 @@ async fn what_another_engine_begins_goes_on_here_and_on_a_node() {
 }
 
 #[tokio::test]
+async fn another_engine_goes_on_with_the_message_that_it_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let models = model(folder.path(), 7);
+    let (fake, same) = (FakeNode::start().await, Node::start(&models).await);
+    // It is asked how it goes on with numbers; then it reads what is written, and goes on with it.
+    fake.on(FakeNode::CHAT, Reply::answer(&["6", " 17"]));
+    fake.then(FakeNode::CHAT, Reply::answer(&["x"]));
+    fake.then(FakeNode::CHAT, Reply::answer(&[" and", " so", " on"]));
+    let front = Fixture::start(OffloadMode::Auto, &models).await;
+    let id = front.app.add_node(&fake.url(), None).await.unwrap().id;
+    set_temperature(&front.app, 0.0).await;
+    let answer = moved(&front.app, question(PlaceChoice::Here), PlaceChoice::Node(id.clone())).await;
+    answer.check();
+    assert_eq!(answer.places(), ["here", id.as_str()], "{:?}", answer.notes);
+    assert_eq!(answer.continuations(), [None, Some("prefix")]);
+    let before = answer.text.strip_suffix(" and so on").unwrap();
+    let takeover = fake.requests_of(FakeNode::CHAT).pop().unwrap().json();
+    assert_eq!(takeover["messages"][1]["content"], before);
+    let request = serde_json::json!({ "messages": [takeover["messages"][0]], "temperature": 0 });
+    assert!(same.undisturbed(&request).await.1.starts_with(before));
+}
+
+#[tokio::test]
 async fn a_node_that_takes_new_messages_only_gets_nothing_of_a_running_answer() {
     let folder = tempfile::tempdir().unwrap();
     let models = model(folder.path(), 7);
@@ -361,8 +384,7 @@ async fn a_node_that_takes_new_messages_only_gets_nothing_of_a_running_answer() 
     let answer = moved(&front.app, question(PlaceChoice::Here), PlaceChoice::Node(id)).await;
     answer.check();
     assert_eq!(answer.places(), ["here"]);
-    let why = answer.why_it_stays();
-    println!("{why}");
+    assert!(answer.why_it_stays().contains("takes new messages only"), "{:?}", answer.notes);
     let asked: Vec<Value> = fake.requests_of(FakeNode::CHAT).iter().map(RecordedRequest::json).collect();
     assert!(asked.iter().all(|request| !request.to_string().contains("hello")), "it was probed and no more");
     let request = serde_json::json!({ "messages": [{ "role": "user", "content": "hello" }], "temperature": 0 });
@@ -386,8 +408,7 @@ async fn an_answer_of_a_chat_that_stays_here_stays_here() {
     let answer = moved(&front.app, again, PlaceChoice::Node(id)).await;
     answer.check();
     assert_eq!(answer.places(), ["here"]);
-    let why = answer.why_it_stays();
-    println!("{why}");
+    assert!(answer.why_it_stays().contains("this chat stays here"), "{:?}", answer.notes);
     assert_eq!(node.asked(), [] as [Value; 0], "nothing reached the node");
     assert_eq!(answer.text, first.text);
 }

@@ -109,6 +109,11 @@ impl NodeClient {
         if pass.node_id() != self.id {
             return Err(NodeError::NoLeave);
         }
+        Ok(self.ask(model, request))
+    }
+
+    /// Asks `model` to answer; nothing of the user's may be in `request` where they didn't give leave.
+    pub(crate) fn ask(&self, model: &str, request: ChatRequest) -> NodeStream {
         let request = ChatRequest { model: Some(model.to_owned()), ..request };
         let body = encode_request(&ChatCall { request, stream: true, include_usage: true });
         let request = self
@@ -116,7 +121,7 @@ impl NodeClient {
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "text/event-stream, application/json")
             .body(body);
-        Ok(NodeStream::new(Answer::new(request, model.to_owned(), self.address.key.clone(), self.config)))
+        NodeStream::new(Answer::new(request, model.to_owned(), self.address.key.clone(), self.config))
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
