@@ -43,6 +43,8 @@ struct Asked {
     options: Vec<NodeOption>,
     /// The model that would run here.
     entry: Option<ModelEntry>,
+    /// The name of the model to ask nodes for.
+    on_nodes: Option<String>,
 }
 
 impl AnswerHost {
@@ -65,6 +67,9 @@ impl AnswerHost {
         let name = chat.model.as_deref();
         let entry = app.model_for(name);
         let on_nodes = name.map(str::to_owned).or_else(|| entry.as_ref().map(|entry| entry.id.clone()));
+        if let Some(running) = running.filter(|_| !self.request.stays_local) {
+            self.learn_continuations(running, wanted, on_nodes.as_deref()).await;
+        }
         let views = app.inner.nodes.views();
         let mut options: Vec<_> = views.iter().map(|view| view.option(on_nodes.as_deref())).collect();
         if let Some(name) = name.filter(|_| entry.is_none()) {
@@ -81,7 +86,7 @@ impl AnswerHost {
         }
         let mut demand = Demand {
             stays_local: self.request.stays_local,
-            model_stays_local: on_nodes.is_some_and(|model| settings.keeps_here(&model)),
+            model_stays_local: on_nodes.as_deref().is_some_and(|model| settings.keeps_here(model)),
             least_trust: settings.least_trust,
             place: wanted.cloned().or_else(|| self.request.place.clone()),
             running: running.cloned(),
@@ -99,9 +104,30 @@ impl AnswerHost {
             demand.wanted_context = settings.context_len.max(needed).min(header.context_len);
             demand.model = Some(app.local_model(entry, header));
         }
-        let asked = Asked { policy: app.policy(), demand, options, entry };
+        let asked = Asked { policy: app.policy(), demand, options, entry, on_nodes };
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked.clone());
         Ok(asked)
+    }
+
+    /// Asks the nodes that may get a running answer how they go on with one, where nobody has asked them yet: the one that
+    /// is wanted, or all where none is known to be able to. Whoever writes the answer writes on meanwhile.
+    async fn learn_continuations(&self, running: &Running, wanted: Option<&Place>, model: Option<&str>) {
+        let nodes = &self.app.inner.nodes;
+        let (policy, views) = (self.app.policy(), nodes.views());
+        let ready = views.iter().filter(|view| {
+            let option = view.option(model);
+            let is_ready = option.has_model && option.reachable == Some(true);
+            is_ready && may_leave(&policy, &Demand::default(), &option).is_ok()
+        });
+        let others = ready.filter(|view| !running.failed.contains(&Place::Node(view.id.clone())));
+        let candidates: Vec<&NodeView> = match wanted {
+            Some(wanted) => others.filter(|view| Place::Node(view.id.clone()) == *wanted).collect(),
+            None => others.filter(|view| Place::Node(view.id.clone()) != running.place).collect(),
+        };
+        let can = |view: &&NodeView| view.option(model).continuation.is_some_and(|level| level != Continuation::None);
+        if !candidates.iter().any(can) {
+            futures::future::join_all(candidates.iter().map(|view| nodes.continuation(&view.id, model))).await;
+        }
     }
 
     fn open_here(&self, asked: &Asked, context_len: usize, request: ChatRequest) -> Result<Opened<AppError>, AppError> {
@@ -131,7 +157,7 @@ impl AnswerHost {
                 sentence(&format!("nothing goes to {}: {}", view.name, refusal.sentence())),
             )
         })?;
-        let model = view.model_for(request.model.as_deref()).map(str::to_owned).ok_or_else(|| {
+        let model = view.model_for(asked.on_nodes.as_deref()).map(str::to_owned).ok_or_else(|| {
             AppError::new(ErrorCode::NodeFailed, format!("{} has no model to answer with.", view.name))
                 .with_hint("Load one there, then test the node again.")
         })?;
@@ -174,21 +200,11 @@ impl Host for AnswerHost {
                 })
             }
             Place::Node(id) => {
-                let Some((client, view)) = self.app.inner.nodes.client(id) else { return none };
-                let Some(model) = view.model_for(self.request.chat.model.as_deref()).map(str::to_owned) else {
-                    return none;
-                };
-                let tokenizer = view.tokenizer_of(&model).map(str::to_owned);
-                let level = match view.continuation_of(&model) {
-                    Some(level) => level,
-                    None => {
-                        let level = client.probe_continuation(&model).await;
-                        tracing::info!(node = id, ?level, "how a node goes on with an answer");
-                        self.app.inner.nodes.update(id, |view| view.note_continuation(&model, level));
-                        level
-                    }
-                };
-                Takeover { level, tokenizer }
+                let Some((_, view)) = self.app.inner.nodes.client(id) else { return none };
+                let Some(model) = view.model_for(asked.on_nodes.as_deref()) else { return none };
+                let tokenizer = view.tokenizer_of(model).map(str::to_owned);
+                let level = self.app.inner.nodes.continuation(id, asked.on_nodes.as_deref()).await;
+                Takeover { level: level.unwrap_or(Continuation::None), tokenizer }
             }
         }
     }

@@ -176,6 +176,20 @@ impl NodeList {
         self.update(id, |view| view.status = Some(status))
     }
 
+    /// How the node goes on with an answer that was begun elsewhere, by the model that runs there for `model`. It is asked
+    /// once for each model; `None` where it doesn't answer.
+    pub(crate) async fn continuation(&self, id: &str, model: Option<&str>) -> Option<Continuation> {
+        let (client, view) = self.client(id)?;
+        let model = view.model_for(model)?;
+        if let Some(level) = view.continuation_of(model) {
+            return Some(level);
+        }
+        let level = client.probe_continuation(model).await?;
+        tracing::info!(node = id, ?level, "how a node goes on with an answer");
+        self.update(id, |view| view.note_continuation(model, level));
+        Some(level)
+    }
+
     /// Asks the nodes that were never heard from: nobody knows yet which models they have.
     pub(crate) async fn probe_unknown(&self) {
         let unknown: Vec<String> =

@@ -22,6 +22,8 @@ use routing::{Demand, NodeOption, Policy, may_leave};
 use testkit::gguf::tiny_model;
 
 const USUAL_RUNS: usize = 12;
+/// Each waits until the silence is noticed.
+const STOPPED_RUNS: usize = 2;
 
 /// A `tidegate serve` that ends with the test.
 struct Server {
@@ -154,8 +156,9 @@ fn decisions(front: &Server, kind: &str) -> usize {
     entries.as_array().unwrap().iter().filter(|entry| entry["kind"] == kind).count()
 }
 
-/// Kills whichever node answers, after a number of pieces that differs from run to run; starts it anew for the next.
-async fn killed(count: usize, runs: usize) {
+/// Sends `signal` to whichever node answers, after a number of pieces that differs from run to run; all are started anew
+/// for the next.
+async fn disturbed(signal: &str, count: usize, runs: usize) {
     let folder = tempfile::tempdir().unwrap();
     let model = model(folder.path());
     let reference = Server::node(&model);
@@ -168,11 +171,11 @@ async fn killed(count: usize, runs: usize) {
         nodes.sort_by(|a, b| a.name().cmp(b.name()));
         let after = 1 + (run * 37) % expected.pieces.saturating_sub(1).max(1);
         let answer = read(&front.url, request(run), after, || {
-            nodes[0].signal("-KILL");
+            nodes[0].signal(signal);
         })
         .await;
-        assert_eq!(answer.text, expected.text, "run {run}, killed after {after} pieces");
-        assert_eq!(answer.tokens, expected.tokens, "run {run}, killed after {after} pieces");
+        assert_eq!(answer.text, expected.text, "run {run}, {signal} after {after} pieces");
+        assert_eq!(answer.tokens, expected.tokens, "run {run}, {signal} after {after} pieces");
         // All that it wrote may have been on its way already.
         let is_lost = decisions(&front, "lost") == 1 && decisions(&front, "move") == 1;
         lost += usize::from(is_lost);
@@ -180,7 +183,7 @@ async fn killed(count: usize, runs: usize) {
     }
     longest.sort();
     println!(
-        "{runs} answers of {count} nodes, one killed in each, {lost} of them moved: longest pause {:?} at the median, {:?} at most",
+        "{runs} answers of {count} nodes, {signal} to one in each, {lost} of them moved: longest pause {:?} at the median, {:?} at most",
         longest[runs / 2],
         longest[runs - 1]
     );
@@ -189,6 +192,12 @@ async fn killed(count: usize, runs: usize) {
 
 #[tokio::test]
 async fn an_answer_survives_the_node_that_writes_it() {
-    killed(2, runs().div_ceil(2)).await;
-    killed(3, runs() / 2).await;
+    disturbed("-KILL", 2, runs().div_ceil(2)).await;
+    disturbed("-KILL", 3, runs() / 2).await;
+}
+
+/// It keeps its connections, accepts new ones, and never says a word.
+#[tokio::test]
+async fn an_answer_survives_a_node_that_stands_still() {
+    disturbed("-STOP", 2, STOPPED_RUNS).await;
 }

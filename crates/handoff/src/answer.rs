@@ -5,14 +5,18 @@ use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Usage};
 use futures::StreamExt;
 use routing::{Advice, Concern, Continuation, Decision, Measure, Place, Running, Target};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until};
 
-use crate::host::{Failure, Host, Opened, Signal, Watch};
+use crate::host::{BackendStream, Failure, Host, Opened, Signal, Watch};
 use crate::ledger::{Ended, Ledger};
 use crate::{Takeover, continue_request};
 
-/// How long a backend may be silent before it is asked whether it is still there.
+/// How long a backend may be silent before it is asked whether it is still there, and again after each time that it was.
 const SILENCE: Duration = Duration::from_secs(10);
+/// The least of it in the middle of an answer: to ask in vain costs a round trip, and what it says meanwhile counts more.
+const SHORT_SILENCE: Duration = Duration::from_secs(2);
+/// In between, it may be silent for so many times its longest pause in this answer.
+const PAUSES: u32 = 8;
 /// How long one that is there may be silent in the middle of an answer: nothing that is written takes as long.
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 /// The same before its first token: many servers read a long prompt without a word.
@@ -96,11 +100,49 @@ struct Source<H: Host> {
     continuation: Option<Continuation>,
     watch: H::Watch,
     began: Instant,
-    /// The last sign of life.
-    heard: Instant,
+    pulse: Pulse,
     has_told: bool,
     /// Advice to move isn't heard before: there was no place to go.
     stays_until: Instant,
+}
+
+/// How long a place is silent, counted only while somebody listens to it.
+#[derive(Clone, Copy)]
+struct Pulse {
+    /// Since then nothing came.
+    since: Instant,
+    /// The longest pause between two events from the first token on; `None` before.
+    longest_pause: Option<Duration>,
+    /// When it is asked whether it is still there.
+    ask_at: Instant,
+}
+
+impl Pulse {
+    fn start() -> Self {
+        let since = Instant::now();
+        Self { since, longest_pause: None, ask_at: since + SILENCE }
+    }
+
+    /// Something came.
+    fn beat(&mut self) {
+        self.longest_pause = self.longest_pause.map(|longest| longest.max(self.since.elapsed()));
+    }
+
+    /// Somebody listens again. What comes from the first token on comes at a pace of its own.
+    fn listen(&mut self, has_told: bool) {
+        if has_told {
+            self.longest_pause.get_or_insert(Duration::ZERO);
+        }
+        let patience = self.longest_pause.map_or(SILENCE, |pause| (pause * PAUSES).clamp(SHORT_SILENCE, SILENCE));
+        self.since = Instant::now();
+        self.ask_at = self.since + patience;
+    }
+
+    /// Whether it is too long, for one that is there.
+    fn is_stuck(&self) -> bool {
+        let longest = if self.longest_pause.is_some() { LONGEST_SILENCE } else { LONGEST_PROMPT };
+        self.since.elapsed() >= longest
+    }
 }
 
 /// How a source ended.
@@ -157,7 +199,7 @@ impl<H: Host> Answer<'_, H> {
         if !said_nothing || self.said_to_be_whole.is_some() {
             return false;
         }
-        self.said_to_be_whole = (!self.ledger.is_empty()).then_some(*finish);
+        self.said_to_be_whole = Some(*finish);
         true
     }
 
@@ -248,7 +290,7 @@ impl<H: Host> Answer<'_, H> {
             continuation,
             watch,
             began,
-            heard: began,
+            pulse: Pulse::start(),
             has_told: false,
             stays_until: began,
         }
@@ -263,6 +305,7 @@ impl<H: Host> Answer<'_, H> {
 
     /// Hands on what `source` says until it is to be left.
     async fn follow(&mut self, source: &mut Source<H>) -> Left<H::Failure> {
+        source.pulse.listen(source.has_told);
         loop {
             tokio::select! {
                 biased;
@@ -276,14 +319,10 @@ impl<H: Host> Answer<'_, H> {
                     Signal::Advice(Advice::HandOff(concern)) => return Left::Move(Why::Concern(concern)),
                     Signal::MoveTo(place) if place == source.place => {}
                     Signal::MoveTo(place) => return Left::Move(Why::Wanted(place)),
-                    Signal::Disturbed => {
-                        if !self.host.is_alive(&source.place).await {
-                            return Left::Ended(End::Lost(self.host.cut_off(&source.place)));
-                        }
-                    }
+                    Signal::Disturbed => source.pulse.ask_at = Instant::now(),
                 },
-                event = timeout(SILENCE, source.opened.stream.next()) => {
-                    if let Some(end) = self.heard(source, event.ok()).await {
+                event = listen(self.host, &source.place, &mut source.opened.stream, &mut source.pulse) => {
+                    if let Some(end) = self.heard(source, event).await {
                         return Left::Ended(end);
                     }
                 }
@@ -291,26 +330,18 @@ impl<H: Host> Answer<'_, H> {
         }
     }
 
-    /// Takes what came of `source`; nothing where it was silent.
+    /// Takes what came of `source`: `None` where nothing will.
     async fn heard(
         &mut self,
         source: &mut Source<H>,
-        event: Option<Option<Result<ChatEvent, H::Failure>>>,
+        event: Option<Result<ChatEvent, H::Failure>>,
     ) -> Option<End<H::Failure>> {
         match event {
-            None => {
-                let longest = if source.has_told { LONGEST_SILENCE } else { LONGEST_PROMPT };
-                let is_stuck = source.heard.elapsed() >= longest;
-                if is_stuck || !self.host.is_alive(&source.place).await {
-                    return Some(End::Lost(self.host.cut_off(&source.place)));
-                }
-                None
-            }
-            Some(None) => Some(End::Lost(self.host.cut_off(&source.place))),
-            Some(Some(Err(failure))) => Some(End::Lost(failure)),
-            Some(Some(Ok(ChatEvent::Finished(finish)))) => Some(End::Finished(finish)),
-            Some(Some(Ok(event))) => {
-                source.heard = Instant::now();
+            None => Some(End::Lost(self.host.cut_off(&source.place))),
+            Some(Err(failure)) => Some(End::Lost(failure)),
+            Some(Ok(ChatEvent::Finished(finish))) => Some(End::Finished(finish)),
+            Some(Ok(event)) => {
+                source.pulse.beat();
                 if is_written(&event) {
                     // So it wasn't.
                     self.said_to_be_whole = None;
@@ -318,6 +349,7 @@ impl<H: Host> Answer<'_, H> {
                     source.watch.token(source.began.elapsed());
                 }
                 self.tell(event).await;
+                source.pulse.listen(source.has_told);
                 None
             }
         }
@@ -378,6 +410,7 @@ impl<H: Host> Answer<'_, H> {
             }
         };
         let deadline = Instant::now() + WARM_UP;
+        source.pulse.listen(source.has_told);
         loop {
             tokio::select! {
                 biased;
@@ -394,8 +427,8 @@ impl<H: Host> Answer<'_, H> {
                         return Ok(false);
                     }
                 },
-                event = timeout(SILENCE, source.opened.stream.next()) => {
-                    if let Some(end) = self.heard(source, event.ok()).await {
+                event = listen(self.host, &source.place, &mut source.opened.stream, &mut source.pulse) => {
+                    if let Some(end) = self.heard(source, event).await {
                         return Err(end);
                     }
                 }
@@ -452,7 +485,7 @@ impl<H: Host> Answer<'_, H> {
                 self.host.has_left(&source.place, Some(next.decision.reason));
                 untold.push(first);
                 for event in untold {
-                    if let Some(end) = self.heard(&mut next, Some(Some(Ok(event)))).await {
+                    if let Some(end) = self.heard(&mut next, Some(Ok(event))).await {
                         *source = next;
                         return Err(end);
                     }
@@ -462,7 +495,7 @@ impl<H: Host> Answer<'_, H> {
             Err(failure) => {
                 self.lose_candidate(place, &failure);
                 for event in held {
-                    if let Some(end) = self.heard(source, Some(event)).await {
+                    if let Some(end) = self.heard(source, event).await {
                         return Err(end);
                     }
                 }
@@ -513,7 +546,7 @@ impl<H: Host> Answer<'_, H> {
 
     /// No place is left to go on.
     async fn give_up(&mut self, failure: H::Failure) {
-        if let Some(finish) = self.said_to_be_whole.take() {
+        if let Some(finish) = self.said_to_be_whole.take().filter(|_| !self.ledger.is_empty()) {
             return self.finish(finish).await;
         }
         self.ledger.end(Ended::Failed(failure.sentence()));
@@ -544,6 +577,32 @@ impl<H: Host> Answer<'_, H> {
     async fn send(&self, event: HandoffEvent<H::Failure>) {
         // Nobody listening is noticed by whoever holds this future.
         let _ = self.events.send(event).await;
+    }
+}
+
+/// What `place` says next; `None` where it ended without an end, is silent and doesn't answer when it is asked, or is
+/// silent for too long. What it says while it is asked counts more than what it answers. May be dropped and called again.
+async fn listen<H: Host>(
+    host: &H,
+    place: &Place,
+    stream: &mut BackendStream<H::Failure>,
+    pulse: &mut Pulse,
+) -> Option<Result<ChatEvent, H::Failure>> {
+    loop {
+        let asked = async {
+            sleep_until(pulse.ask_at).await;
+            host.is_alive(place).await
+        };
+        tokio::select! {
+            biased;
+            event = stream.next() => return event,
+            is_alive = asked => {
+                if !is_alive || pulse.is_stuck() {
+                    return None;
+                }
+                pulse.ask_at = Instant::now() + SILENCE;
+            }
+        }
     }
 }
 

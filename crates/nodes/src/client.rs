@@ -80,7 +80,11 @@ impl NodeClient {
             .pool_max_idle_per_host(0)
             // A redirect would carry the conversation, and perhaps the key, to a place nobody chose.
             .redirect(redirect::Policy::none())
-            .tcp_keepalive(Duration::from_secs(15));
+            // The node's system answers these while its engine is busy. Where the network changed, nothing else tells that
+            // this connection is dead while the node can be reached by another one.
+            .tcp_keepalive(Duration::from_secs(5))
+            .tcp_keepalive_interval(Duration::from_secs(3))
+            .tcp_keepalive_retries(3);
         if address.is_loopback() {
             builder = builder.no_proxy();
         }
@@ -105,6 +109,11 @@ impl NodeClient {
         if pass.node_id() != self.id {
             return Err(NodeError::NoLeave);
         }
+        Ok(self.ask(model, request))
+    }
+
+    /// Asks `model` to answer; nothing of the user's may be in `request` where they didn't give leave.
+    pub(crate) fn ask(&self, model: &str, request: ChatRequest) -> NodeStream {
         let request = ChatRequest { model: Some(model.to_owned()), ..request };
         let body = encode_request(&ChatCall { request, stream: true, include_usage: true });
         let request = self
@@ -112,7 +121,7 @@ impl NodeClient {
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "text/event-stream, application/json")
             .body(body);
-        Ok(NodeStream::new(Answer::new(request, model.to_owned(), self.address.key.clone(), self.config)))
+        NodeStream::new(Answer::new(request, model.to_owned(), self.address.key.clone(), self.config))
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::gguf::{
-    FEED_FORWARD, HEADS, HIDDEN, KV_HEADS, LAYERS, MERGES, TEMPLATE, TINY_VOCABULARY, tiny_tensors, tiny_words,
+    FEED_FORWARD, HEADS, HIDDEN, KV_HEADS, LAYERS, MERGES, TINY_TEMPLATE, TINY_VOCABULARY, tiny_tensors, tiny_words,
 };
 
 /// Writes safetensors files.
@@ -115,7 +115,7 @@ pub fn write_tiny_folder(folder: &Path, seed: u64, stored_as: StoredAs, shards: 
     write_json(folder, "tokenizer.json", &tokenizer)?;
     let settings = json!({ "bos_token": "<|endoftext|>", "eos_token": { "content": "<|im_end|>" } });
     write_json(folder, "tokenizer_config.json", &settings)?;
-    fs::write(folder.join("chat_template.jinja"), TEMPLATE)
+    fs::write(folder.join("chat_template.jinja"), TINY_TEMPLATE)
 }
 
 fn write_json(folder: &Path, name: &str, value: &Value) -> io::Result<()> {

@@ -194,17 +194,24 @@ pub(crate) const FEED_FORWARD: usize = 128;
 pub(crate) const HEADS: usize = 4;
 pub(crate) const KV_HEADS: usize = 2;
 pub(crate) const LAYERS: usize = 2;
-pub(crate) const TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}\
+/// ChatML, the template of [`tiny_model`].
+pub const TINY_TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}\
                                    {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 /// A loadable model of some 400 KB with random weights: architecture `llama`, byte-level tokenizer, ChatML template,
 /// context 512. Its answers are noise, but the same noise for the same `seed`.
 pub fn tiny_model(seed: u64) -> GgufBuilder {
-    tiny_model_with(seed, TEMPLATE, &[])
+    tiny_model_with(seed, TINY_TEMPLATE, &[])
 }
 
 /// [`tiny_model`] with another template, and more control tokens after its own.
 pub fn tiny_model_with(seed: u64, template: &str, marks: &[&str]) -> GgufBuilder {
+    tiny_model_of(seed, 512, template, marks)
+}
+
+/// [`tiny_model_with`] that reads and writes up to `context_len` tokens. `template` is [`TINY_TEMPLATE`] where it doesn't
+/// matter.
+pub fn tiny_model_of(seed: u64, context_len: u32, template: &str, marks: &[&str]) -> GgufBuilder {
     let words = tiny_words(marks);
     let special = TINY_VOCABULARY - 3;
     let types: Vec<i32> = (0..words.len()).map(|id| if id >= special { 3 } else { 1 }).collect();
@@ -214,7 +221,7 @@ pub fn tiny_model_with(seed: u64, template: &str, marks: &[&str]) -> GgufBuilder
         .text("general.name", "Tiny")
         .u32("general.file_type", 0)
         .u32("llama.block_count", LAYERS as u32)
-        .u32("llama.context_length", 512)
+        .u32("llama.context_length", context_len)
         .u32("llama.embedding_length", HIDDEN as u32)
         .u32("llama.feed_forward_length", FEED_FORWARD as u32)
         .u32("llama.attention.head_count", HEADS as u32)

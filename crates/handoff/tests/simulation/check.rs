@@ -2,18 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use chat::{ChatEvent, FinishReason};
-use handoff::{Ended, HandoffEvent, Ledger};
+use handoff::{Ended, HandoffEvent, Ledger, Signal};
 use routing::{Continuation, OffloadMode, Place};
 
 use crate::place::{Broken, Fault, Spec, next_character};
-use crate::world::Scenario;
+use crate::world::{Said, Scenario};
+
+/// Eight times the longest pause, and the time to ask.
+const NOTICED: Duration = Duration::from_millis(8 * 300 + 400 + 100);
 
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) scenario: Scenario,
     pub(crate) events: Vec<HandoffEvent<Broken>>,
+    /// When each of them was read.
+    pub(crate) times: Vec<Duration>,
     /// What the runner gives at the end.
     pub(crate) kept: Option<Ledger>,
     /// What the reader kept.
@@ -34,6 +40,8 @@ impl Outcome {
         self.what_stays_stays();
         self.every_decision_has_a_reason();
         self.a_healthy_place_is_found();
+        self.whoever_only_pauses_is_not_left();
+        self.whoever_is_gone_is_soon_noticed();
         assert!(self.most_running <= 2, "{} backends at once", self.most_running);
         assert_eq!(self.left, 0, "backends still run");
     }
@@ -121,6 +129,13 @@ impl Outcome {
                     && pair[1].text.end == self.read.text().len()
                     && said_nothing(&pair[1])
             });
+        // Nor is there a way to know better where two say that there is nothing to say at all.
+        let liars = self
+            .read
+            .segments()
+            .iter()
+            .filter(|part| self.spec(&part.place).fault == Fault::ReturnsNothing && said_nothing(part));
+        let is_lie = is_lie || whole.is_empty() && liars.count() > 1;
         assert!(is_at_end || is_cut || is_lie, "{whole:?} isn't whole");
         // Where tokens were unknown for a while, there was nothing to count them by.
         let is_counted = self.read.segments().iter().all(|segment| {
@@ -151,6 +166,36 @@ impl Outcome {
                 HandoffEvent::Chat(_) => assert!(is_routed, "an answer from nowhere"),
                 HandoffEvent::Lost(sentence) => assert!(!sentence.is_empty()),
                 HandoffEvent::Failed(_) => {}
+            }
+        }
+    }
+
+    /// A place that is silent for a while in mid-answer, and answers when it is asked, keeps the answer.
+    fn whoever_only_pauses_is_not_left(&self) {
+        for segment in self.read.segments().iter().filter(|segment| segment.text.len() + segment.thinking.len() > 0) {
+            let pauses = matches!(self.spec(&segment.place).fault, Fault::Pauses { alive: true, .. });
+            assert!(!pauses || !matches!(segment.ended, Some(Ended::Failed(_))), "{segment:?}");
+        }
+    }
+
+    /// One that fell silent in mid-answer and doesn't answer when it is asked is given up within seconds: it wrote a token
+    /// of at most three bytes every 100 ms at the slowest, so that its longest pause was of 0.3 s.
+    fn whoever_is_gone_is_soon_noticed(&self) {
+        let moves = |said: &Said| matches!(said.signal, Signal::MoveTo(_) | Signal::Advice(_));
+        if self.scenario.reader_ms > 0 || self.scenario.said.iter().any(moves) {
+            return;
+        }
+        let (mut place, mut told) = (None, None);
+        for (event, at) in self.events.iter().zip(&self.times) {
+            match event {
+                HandoffEvent::Routed { place: next, .. } => (place, told) = (next.as_ref(), None),
+                HandoffEvent::Chat(ChatEvent::Text(_) | ChatEvent::Thinking(_)) => told = Some(*at),
+                HandoffEvent::Lost(_) => {
+                    let Some((place, told)) = place.zip(told) else { continue };
+                    let is_gone = matches!(self.spec(place).fault, Fault::Stalls { alive: false, .. });
+                    assert!(!is_gone || *at - told < NOTICED, "noticed after {:?}", *at - told);
+                }
+                _ => {}
             }
         }
     }
@@ -186,6 +231,15 @@ impl Seen {
                 (Some(Ended::HandedOver), 1..) => self.count("handed over"),
                 (Some(Ended::Failed(_)), 1..) => self.count("lost in the middle"),
                 (Some(Ended::Failed(_)), 0) => self.count("lost before a word"),
+                _ => {}
+            }
+            let told = outcome.read.thinking()[segment.thinking.clone()].chars().count()
+                + outcome.read.text()[segment.text.clone()].chars().count();
+            match (outcome.spec(&segment.place).fault, &segment.ended) {
+                (Fault::Pauses { after, ms: 8_000.., alive: true }, _) if told > after => self.count("silent and kept"),
+                (Fault::Stalls { alive: false, .. }, Some(Ended::Failed(_))) if told > 0 => {
+                    self.count("silent and gone")
+                }
                 _ => {}
             }
             match segment.continuation {
@@ -224,6 +278,8 @@ impl Seen {
             "handed over",
             "lost in the middle",
             "lost before a word",
+            "silent and kept",
+            "silent and gone",
             "by tokens",
             "by text",
             "by prefix",

@@ -53,6 +53,12 @@ pub(crate) enum Fault {
         after: usize,
         alive: bool,
     },
+    /// Says nothing for a while after so many characters, then goes on. `alive`: as above.
+    Pauses {
+        after: usize,
+        ms: u64,
+        alive: bool,
+    },
     /// Ends the answer at once, whatever there is to say.
     ReturnsNothing,
     /// Says that its tokens mean the same as everybody's, which they don't.
@@ -226,8 +232,12 @@ fn script(spec: &Spec, request: &ChatRequest, begun: &Begun) -> Vec<Step> {
             }
             drawn += 1;
         }
+        let pause = match spec.fault {
+            Fault::Pauses { after, ms, .. } if written.chars().count() - told == after => ms,
+            _ => 0,
+        };
         let event = if written.chars().count() < THINKING { ChatEvent::Thinking } else { ChatEvent::Text };
-        steps.push((if tells { 0 } else { pace }, Ok(event(character.to_string()))));
+        steps.push((pause + if tells { 0 } else { pace }, Ok(event(character.to_string()))));
         written.push(character);
     }
     match spec.fault {
@@ -295,7 +305,7 @@ pub(crate) fn random(random: &mut Random, name: &'static str, is_remote: bool, f
     let fault = if random.below(100) >= faults {
         Fault::None
     } else {
-        match random.below(10) {
+        match random.below(12) {
             0 => Fault::Closed,
             1 | 2 => Fault::CutAtByte(random.below(9_000) as usize),
             3 => Fault::EndsWithoutEnd(random.below(40) as usize),
@@ -305,6 +315,11 @@ pub(crate) fn random(random: &mut Random, name: &'static str, is_remote: bool, f
             6 if is_remote => Fault::ReturnsNothing,
             7 if is_remote => Fault::WrongTokenizer,
             8 => Fault::RefusesToGoOn,
+            9 | 10 => Fault::Pauses {
+                after: random.below(30) as usize,
+                ms: random.pick(&[300, 1_500, 8_000, 45_000]),
+                alive: !random.once_in(3),
+            },
             _ => Fault::Slow,
         }
     };

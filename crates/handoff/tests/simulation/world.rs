@@ -101,7 +101,7 @@ impl Scenario {
             ledger
         };
         let reading = async {
-            let (mut read, mut told_at) = (Vec::new(), Instant::now());
+            let (mut read, mut told_at, mut times) = (Vec::new(), Instant::now(), Vec::new());
             let mut ledger = Ledger::default();
             while let Some(event) = received.recv().await {
                 sleep(Duration::from_millis(self.reader_ms)).await;
@@ -110,12 +110,13 @@ impl Scenario {
                     told_at = Instant::now();
                 }
                 read.push(event);
+                times.push(host.began.elapsed());
                 if self.reads.is_some_and(|most| read.len() >= most) {
                     ledger.stop();
-                    return (read, ledger, true);
+                    return (read, times, ledger, true);
                 }
             }
-            (read, ledger, false)
+            (read, times, ledger, false)
         };
         // Whoever stops reading drops the answer, as the app does.
         let both = async {
@@ -129,11 +130,11 @@ impl Scenario {
                 }
             }
         };
-        let (kept, (events, read, stopped)) = timeout(TOO_LONG, both).await.expect("the scenario hangs");
+        let (kept, (events, times, read, stopped)) = timeout(TOO_LONG, both).await.expect("the scenario hangs");
         let left = host.running.load(Ordering::Relaxed);
         let (opened, most_running) =
             (host.opened.into_inner().expect("no panic"), host.most_running.load(Ordering::Relaxed));
-        Outcome { scenario: self, events, kept, read, stopped, opened, left, most_running }
+        Outcome { scenario: self, events, times, kept, read, stopped, opened, left, most_running }
     }
 }
 
@@ -291,7 +292,8 @@ impl Host for World {
 
     async fn is_alive(&self, place: &Place) -> bool {
         sleep(Duration::from_millis(self.scenario.probe_ms)).await;
-        !matches!(self.spec(place).map(|spec| spec.fault), Some(Fault::Stalls { alive: false, .. }))
+        let fault = self.spec(place).map(|spec| spec.fault);
+        !matches!(fault, Some(Fault::Stalls { alive: false, .. } | Fault::Pauses { alive: false, .. }))
     }
 
     fn watch(&self, _: &Place) -> Watching {
