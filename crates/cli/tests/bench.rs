@@ -71,7 +71,7 @@ async fn answers_are_measured_while_memory_is_taken() {
     let mut command = tokio::process::Command::new(TIDEGATE);
     command.args(["hold-memory", "--most", &plan.most.0.to_string()]);
     let mut told = 0;
-    let curve = app.measure_pressure(&plan, None, command, |_| told += 1).await.unwrap();
+    let curve = app.measure_pressure(&plan, true, command, |_| told += 1).await.unwrap();
     assert_eq!(curve.steps.len(), told);
     assert!(curve.end != PressureEnd::AllTaken || told == 3);
     for (step, taken) in curve.steps.iter().zip([0, 16, 32]) {

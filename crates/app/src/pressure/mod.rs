@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use ballast::Ballast;
 pub use ballast::hold_memory;
 use chat::{Bytes, ChatEvent, ChatRequest, Message, Role, SamplingParams};
+use engine::LoadSpec;
 use futures::StreamExt;
-use routing::PlaceChoice;
+use futures::stream::BoxStream;
 pub use thresholds::{NoThresholds, PressurePlan, PressureStep, PressureThresholds};
 use tokio::process::Command;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -85,7 +86,8 @@ enum Written {
 }
 
 impl App {
-    /// Takes memory in steps beside answers that are written one after the other, at `place` or where the policy says, and
+    /// Takes memory in steps beside answers that are written one after the other, where the policy says or, not guarded, by
+    /// the engine whatever happens, and
     /// tells how fast each step was. `command` starts the process that takes the memory, and has to come to
     /// [`hold_memory`]; the memory is free again when this returns or is dropped. Takes minutes.
     ///
@@ -94,14 +96,14 @@ impl App {
     pub async fn measure_pressure(
         &self,
         plan: &PressurePlan,
-        place: Option<PlaceChoice>,
+        is_guarded: bool,
         command: Command,
         mut on_step: impl FnMut(&PressureStep),
     ) -> Result<PressureCurve, AppError> {
         self.wait_for_calm().await;
         let (pieces, mut written) = unbounded_channel();
         let writing = self.clone();
-        let _writer = AbortOnDrop(tokio::spawn(async move { writing.write_answers(place, &pieces).await }));
+        let _writer = AbortOnDrop(tokio::spawn(async move { writing.write_answers(is_guarded, &pieces).await }));
         // Loads the weights; the model's own memory isn't what is measured.
         let mut place = wait_for_piece(&mut written).await?;
         let mut ballast =
@@ -154,7 +156,7 @@ impl App {
         self.save_settings(settings).await
     }
 
-    async fn write_answers(&self, place: Option<PlaceChoice>, written: &UnboundedSender<Written>) {
+    async fn write_answers(&self, is_guarded: bool, written: &UnboundedSender<Written>) {
         let request = ChatRequest {
             messages: vec![Message::new(Role::User, LONG_ANSWER)],
             sampling: SamplingParams {
@@ -165,7 +167,7 @@ impl App {
             ..ChatRequest::default()
         };
         while !written.is_closed() {
-            if let Err(error) = self.write_answer(request.clone(), place.clone(), written).await {
+            if let Err(error) = self.write_answer(request.clone(), is_guarded, written).await {
                 let _ = written.send(Written::Failed(error.sentence));
                 tokio::time::sleep(LOOK_EVERY).await;
             }
@@ -175,13 +177,18 @@ impl App {
     async fn write_answer(
         &self,
         request: ChatRequest,
-        place: Option<PlaceChoice>,
+        is_guarded: bool,
         written: &UnboundedSender<Written>,
     ) -> Result<(), AppError> {
-        let completion = self.complete(request, place, AskedBy::Terminal).await?;
+        let (place, mut events) = if is_guarded {
+            let completion = self.complete(request, None, AskedBy::Terminal).await?;
+            (completion.decision.place.clone(), completion.into_events().boxed())
+        } else {
+            self.unguarded_answer(request)?
+        };
         // A closed channel is found by the loop around this.
-        let _ = written.send(Written::Begun { place: completion.decision.place.clone() });
-        let (mut events, mut before) = (completion.into_events(), None::<Instant>);
+        let _ = written.send(Written::Begun { place });
+        let mut before = None::<Instant>;
         while let Some(event) = events.next().await {
             match event? {
                 CompletionEvent::Chat(ChatEvent::Text(_) | ChatEvent::Thinking(_)) => {
@@ -196,6 +203,24 @@ impl App {
             }
         }
         Ok(())
+    }
+
+    /// An answer of the engine that nobody decides about or watches over: as without us.
+    fn unguarded_answer(
+        &self,
+        request: ChatRequest,
+    ) -> Result<(String, BoxStream<'static, Result<CompletionEvent, AppError>>), AppError> {
+        let entry = self.model_for(None).ok_or_else(|| AppError::new(ErrorCode::NoModel, "There is no model."))?;
+        let spec = LoadSpec {
+            path: entry.path.clone(),
+            context_len: self.settings().context_len,
+            kv_type: self.settings().kv_type(),
+            cache_budget: None,
+            available: None,
+        };
+        let events = self.inner.engine.chat(spec, request);
+        let events = events.map(|event| event.map(CompletionEvent::Chat).map_err(crate::answer::generate_error));
+        Ok(("Here".to_owned(), events.boxed()))
     }
 
     /// Waits until memory isn't short, a minute at most.

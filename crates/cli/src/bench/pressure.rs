@@ -66,10 +66,10 @@ pub(super) async fn run(config: AppConfig, args: &PressureArgs) -> anyhow::Resul
         eprintln!("No node was given (--node URL), so the guard isn't measured.");
     } else {
         let guarded = AppConfig { offload: Some(OffloadMode::Auto), ..config.clone() };
-        let curve = with_app(guarded, async |app: &App| measure(app, &plan, "with the guard").await).await?;
+        let curve = with_app(guarded, async |app: &App| measure(app, &plan, true).await).await?;
         phases.push(Phase { guarded: true, curve });
     }
-    let curve = with_app(unguarded, async |app: &App| measure(app, &plan, "without the guard").await).await?;
+    let curve = with_app(unguarded, async |app: &App| measure(app, &plan, false).await).await?;
     let thresholds = PressureThresholds::find(&curve.steps);
     phases.push(Phase { guarded: false, curve });
     report["phases"] = phases.iter().map(phase_json).collect();
@@ -92,7 +92,8 @@ async fn with_app<T>(config: AppConfig, work: impl AsyncFnOnce(&App) -> anyhow::
     outcome
 }
 
-async fn measure(app: &App, plan: &PressurePlan, title: &str) -> anyhow::Result<PressureCurve> {
+async fn measure(app: &App, plan: &PressurePlan, is_guarded: bool) -> anyhow::Result<PressureCurve> {
+    let title = if is_guarded { "with the guard" } else { "without the guard" };
     println!("\n{}", style::stdout().strong(title));
     println!(
         "{:>9} {:>10} {:>9} {:>11}  {:<9} {:>9} {:>8} {:>9}  where",
@@ -100,7 +101,7 @@ async fn measure(app: &App, plan: &PressurePlan, title: &str) -> anyhow::Result<
     );
     let mut command = Command::new(std::env::current_exe().context("cannot tell where this program is")?);
     command.args(["hold-memory", "--most", &plan.most.0.to_string()]);
-    let curve = app.measure_pressure(plan, None, command, |step| println!("{}", row(step))).await?;
+    let curve = app.measure_pressure(plan, is_guarded, command, |step| println!("{}", row(step))).await?;
     println!("It ended because {}.", curve.end.as_str());
     Ok(curve)
 }
