@@ -60,6 +60,8 @@ pub(crate) struct Answering {
     message: Option<(ConversationId, MessageId)>,
     events: mpsc::Receiver<HandoffEvent<AppError>>,
     moves: mpsc::Sender<Place>,
+    /// For the history, in order.
+    notes: mpsc::UnboundedSender<DecisionNote>,
     /// Which place wrote which part of what was told so far.
     ledger: Ledger,
     told_at: Instant,
@@ -83,12 +85,15 @@ pub(crate) fn start(app: &App, mut request: AnswerRequest) -> Answering {
         }
         task.inner.speeds.end();
     });
+    let (notes, noted) = mpsc::unbounded_channel();
+    app.inner.replies.track(tokio::spawn(keep_history(app.clone(), noted)));
     Answering {
         app: app.clone(),
         asked_by: request.asked_by,
         message: request.message,
         events,
         moves,
+        notes,
         ledger: Ledger::default(),
         told_at: Instant::now(),
         routed: None,
@@ -217,8 +222,23 @@ impl Answering {
             place_id: routed.place_id.clone(),
             record: routed.decision.clone(),
         };
-        let app = self.app.clone();
-        self.app.in_background(async move { app.note_decision(note).await });
+        // Nobody takes it any more where the application ends.
+        let _ = self.notes.send(note);
+    }
+}
+
+/// Keeps the decisions of one answer, each after the one before it, until the answer or the application ends.
+async fn keep_history(app: App, mut notes: mpsc::UnboundedReceiver<DecisionNote>) {
+    let mut closing = app.inner.closing.subscribe();
+    loop {
+        tokio::select! {
+            biased;
+            note = notes.recv() => match note {
+                Some(note) => app.note_decision(note).await,
+                None => return,
+            },
+            _ = closing.changed() => return,
+        }
     }
 }
 

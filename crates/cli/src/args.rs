@@ -207,6 +207,13 @@ pub(crate) struct BenchArgs {
     pub(crate) calibrate: bool,
     #[command(flatten)]
     pub(crate) pressure: PressureArgs,
+    /// Measure how long a reader waits when an answer goes on at another node instead: handed over, after its node was
+    /// killed, and begun anew. Starts two nodes on this machine, which share its cores. --runs is the number of each.
+    #[arg(long, conflicts_with_all = ["perplexity", "calibrate", "pressure", "trace"])]
+    pub(crate) handoff: bool,
+    /// With --handoff: one JSON object.
+    #[arg(long, requires = "handoff")]
+    pub(crate) json: bool,
     /// Measure perplexity on this text instead of speed, as llama-perplexity does.
     #[arg(long, value_name = "TEXT", conflicts_with = "pressure")]
     pub(crate) perplexity: Option<PathBuf>,

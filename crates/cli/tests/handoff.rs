@@ -158,6 +158,7 @@ fn decisions(front: &Server, kind: &str) -> usize {
 
 /// Sends `signal` to whichever node answers, after a number of pieces that differs from run to run; all are started anew
 /// for the next.
+#[expect(clippy::print_stdout, reason = "figures for whoever runs it")]
 async fn disturbed(signal: &str, count: usize, runs: usize) {
     let folder = tempfile::tempdir().unwrap();
     let model = model(folder.path());

@@ -16,7 +16,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// The least of it in the middle of an answer: to ask in vain costs a round trip, and what it says meanwhile counts more.
 const SHORT_SILENCE: Duration = Duration::from_secs(2);
 /// In between, it may be silent for so many times its longest pause in this answer.
-const PAUSES: u32 = 8;
+const PAUSES: u32 = 4;
 /// How long one that is there may be silent in the middle of an answer: nothing that is written takes as long.
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 /// The same before its first token: many servers read a long prompt without a word.

@@ -1,8 +1,9 @@
 //! `tidegate bench`: how fast a model answers on this machine, with all that the figures depend on; what the machine can
-//! do at all; and what memory pressure does to it.
+//! do at all; what memory pressure does to it; and how long a reader waits when an answer moves.
 
 mod calibrate;
 mod chart;
+mod handoff;
 mod pressure;
 
 use std::io::{BufWriter, Write};
@@ -29,6 +30,10 @@ const REPEATS: usize = 8;
 
 pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let config = args.setup.config()?;
+    if args.handoff {
+        let plan = handoff::Plan { runs: args.runs.max(1), half: (args.tokens / 2).max(1), is_json: args.json };
+        return handoff::run(config, plan).await.map(|()| ExitCode::SUCCESS);
+    }
     if args.pressure.pressure {
         return pressure::run(config, &args.pressure).await.map(|()| ExitCode::SUCCESS);
     }

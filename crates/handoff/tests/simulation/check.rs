@@ -11,8 +11,8 @@ use routing::{Continuation, OffloadMode, Place};
 use crate::place::{Broken, Fault, Spec, next_character};
 use crate::world::{Said, Scenario};
 
-/// Eight times the longest pause, and the time to ask.
-const NOTICED: Duration = Duration::from_millis(8 * 300 + 400 + 100);
+/// Silence that is long for a place of that pace, and the time to ask.
+const NOTICED: Duration = Duration::from_millis(2_000 + 400 + 100);
 
 #[derive(Debug)]
 pub(crate) struct Outcome {
