@@ -3,11 +3,7 @@
 //!
 //! `TIDEGATE_HANDOFF_RUNS` runs more than the usual number of disturbed answers.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "helpers of tests fail the test, and figures are printed"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
