@@ -246,6 +246,49 @@ describe('what may leave', () => {
   })
 })
 
+describe('measuring this Mac', () => {
+  test('is offered once, runs, and says what was found', async () => {
+    const { page } = await show('first')
+    await scene.id('calibration-measure').click()
+    await scene.id('calibration-offer').getByText('Measuring this Mac').waitFor()
+    await scene.id('calibration-offer').getByText('Memory 94 GB/s · Qwen3 8B reads 231 tok/s, writes 14 tok/s').waitFor()
+    await scene.id('calibration-done').click()
+    await scene.id('calibration-offer').waitFor({ state: 'detached' })
+    expect(await scene.calls('calibrate')).toHaveLength(1)
+    await scene.id('open-settings').click()
+    await scene.id('calibration-field').getByText('Memory 94 GB/s').waitFor()
+    await scene.id('calibration-again').click()
+    await page.getByText('Measure again').waitFor()
+    expect(await scene.calls('calibrate')).toHaveLength(2)
+  })
+
+  test('is not offered again after "Not now", and Settings still has it', async () => {
+    await show('first')
+    await scene.id('calibration-decline').click()
+    await scene.id('calibration-offer').waitFor({ state: 'detached' })
+    expect(await scene.calls('saveSettings')).toMatchObject([{ offerCalibration: false }])
+    await scene.id('open-settings').click()
+    await scene.id('calibration-field').getByText('Not measured yet').waitFor()
+    await scene.id('calibration-again').click()
+    await scene.id('calibration-field').getByText('Memory 94 GB/s').waitFor()
+  })
+
+  test('that fails says why and what to do, and can be tried again', async () => {
+    await show('measure-fails')
+    await scene.id('new-chat').click()
+    await scene.id('calibration-measure').click()
+    await scene.id('calibration-offer').getByText('Close programs that take memory').waitFor()
+    await scene.id('calibration-measure').click()
+    await scene.id('calibration-done').waitFor()
+  })
+
+  test.each(['no-model', 'ready'])('is not offered where there is nothing to gain: %s', async (fake) => {
+    await show(fake)
+    await scene.page.waitForTimeout(100)
+    expect(await scene.id('calibration-offer').count()).toBe(0)
+  })
+})
+
 describe('a long answer', () => {
   test('of ten thousand letters streams without a jump', async () => {
     const { page } = await show('long', 'panel')

@@ -40,6 +40,15 @@ const question = "Why can't I hold a MutexGuard across .await here?"
 const shots: Shot[] = [
   { name: 'no-model', fake: 'no-model' },
   { name: 'first-chat', fake: 'first' },
+  { name: 'measuring', fake: 'measuring', set: (scene) => scene.id('calibration-measure').click() },
+  { name: 'measured', fake: 'first', sizes: ['panel', 'window', 'narrow'], set: async (scene) => {
+    await scene.id('calibration-measure').click()
+    await scene.id('calibration-done').waitFor()
+  } },
+  { name: 'measure-fails', fake: 'measure-fails', sizes: ['panel'], set: async (scene) => {
+    await scene.id('calibration-measure').click()
+    await scene.id('calibration-offer').getByText('Not measured').waitFor()
+  } },
   { name: 'streaming', fake: 'streaming', set: ask(question, 'for as short as you can') },
   { name: 'loading', fake: 'loading', set: ask(question, 'Loading Qwen3 8B') },
   { name: 'waiting', fake: 'waiting', set: ask(question, 'Waiting for studio') },

@@ -194,6 +194,7 @@ impl App {
         }
         let calibration = Calibration::of(entry.id, bandwidth, &samples).ok_or_else(|| {
             AppError::new(ErrorCode::EngineFailed, "The model's answers were too short to measure its speed.")
+                .with_hint("Choose another model, then measure again.")
         })?;
         self.inner.calibration.send_replace(Some(calibration.clone()));
         self.save_calibration().await?;
@@ -234,7 +235,8 @@ impl App {
         let free = memory.available.saturating_sub(self.policy().reserve);
         if free < LEAST_BUFFER {
             let sentence = format!("Measuring takes {LEAST_BUFFER} and {free} can be used.");
-            return Err(AppError::new(ErrorCode::DoesNotFit, sentence));
+            let error = AppError::new(ErrorCode::DoesNotFit, sentence);
+            return Err(error.with_hint("Close programs that take memory, then measure again."));
         }
         Ok(free.min(BUFFER))
     }

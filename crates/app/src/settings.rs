@@ -42,6 +42,8 @@ pub struct Settings {
     pub system_prompt: String,
     /// Sampling temperature; `None` is the model's own or the engine's default.
     pub temperature: Option<f32>,
+    /// Whether the window may offer to measure a machine that wasn't; false once the user has declined.
+    pub offer_calibration: bool,
 }
 
 /// The colours of the window.
@@ -75,6 +77,7 @@ impl Settings {
             theme: Theme::System,
             system_prompt: String::new(),
             temperature: None,
+            offer_calibration: true,
         }
     }
 

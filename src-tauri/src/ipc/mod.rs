@@ -2,6 +2,7 @@
 //!
 //! A command converts, calls `app` and converts back. Its transport types (`…Dto`) live beside it.
 
+pub(crate) mod calibration;
 pub(crate) mod chat;
 pub(crate) mod conversations;
 pub(crate) mod error;
@@ -42,6 +43,8 @@ pub(crate) fn builder() -> Builder<tauri::Wry> {
             nodes::probe_node,
             nodes::set_node_trust,
             vitals::vitals_history,
+            calibration::calibration,
+            calibration::calibrate,
             shell::copy_text,
             shell::open_url,
             shell::set_view,

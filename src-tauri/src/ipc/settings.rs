@@ -34,6 +34,8 @@ pub(crate) struct SettingsDto {
     system_prompt: String,
     #[specta(type = Option<Number>)]
     temperature: Option<f64>,
+    /// Whether to offer a measurement of a machine that wasn't measured.
+    offer_calibration: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Type)]
@@ -117,6 +119,7 @@ impl SettingsDto {
             },
             system_prompt: settings.system_prompt,
             temperature: settings.temperature.map(shortest),
+            offer_calibration: settings.offer_calibration,
         }
     }
 
@@ -150,6 +153,7 @@ impl SettingsDto {
             },
             system_prompt: self.system_prompt,
             temperature: self.temperature.map(|temperature| temperature as f32),
+            offer_calibration: self.offer_calibration,
         }
     }
 }

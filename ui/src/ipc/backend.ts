@@ -7,6 +7,7 @@ import type {
   AddHowDto,
   AskedByDto,
   BootDto,
+  CalibrationDto,
   ConversationDto,
   ConversationSummaryDto,
   DecisionEntryDto,
@@ -29,6 +30,7 @@ import type {
 
 export type {
   BootDto,
+  CalibrationDto,
   ConversationDto,
   ConversationSummaryDto,
   DecisionDto,
@@ -112,6 +114,10 @@ export interface Backend {
 
   /** Up to an hour of readings, oldest first. */
   vitalsHistory(): Promise<VitalsDto[]>
+  /** What this machine was measured to do; `null` until it was, with this system and this version. */
+  calibration(): Promise<CalibrationDto | null>
+  /** Measures it with the chosen model, which takes seconds. */
+  calibrate(): Promise<CalibrationDto>
   copyText(text: string): Promise<void>
   openUrl(url: string): Promise<void>
   setView(view: ViewKind): Promise<void>

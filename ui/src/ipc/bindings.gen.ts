@@ -39,6 +39,10 @@ export const commands = {
 	setNodeTrust: (id: string, trust: TrustDto) => __TAURI_INVOKE<null>("set_node_trust", { id, trust }),
 	/**  The last hour, oldest first. */
 	vitalsHistory: () => __TAURI_INVOKE<VitalsDto[]>("vitals_history"),
+	/**  `null` until this machine, with this system and this engine, was measured. */
+	calibration: () => __TAURI_INVOKE<CalibrationDto | null>("calibration"),
+	/**  Measures this machine with the chosen model; takes seconds. */
+	calibrate: () => __TAURI_INVOKE<CalibrationDto>("calibrate"),
 	copyText: (text: string) => __TAURI_INVOKE<null>("copy_text", { text }),
 	/**  Opens a link of an answer in the browser. A model writes links, so only web and mail addresses are followed. */
 	openUrl: (url: string) => __TAURI_INVOKE<null>("open_url", { url }),
@@ -84,6 +88,16 @@ export type BootDto = {
 	draft: string,
 	/**  What to say about the start, once. */
 	notice: string | null,
+};
+
+export type CalibrationDto = {
+	/**  The model that it was measured with. */
+	modelName: string,
+	bandwidthBytesPerSec: number,
+	decodeTokensPerSec: number,
+	prefillTokensPerSec: number,
+	/**  η: the part of the memory's bandwidth that decode reaches. Above 1 where weights are read from caches. */
+	reachedRatio: number,
 };
 
 export type ConversationDto = {
@@ -302,6 +316,8 @@ export type SettingsDto = {
 	theme: ThemeDto,
 	systemPrompt: string,
 	temperature: number | null,
+	/**  Whether to offer a measurement of a machine that wasn't measured. */
+	offerCalibration: boolean,
 };
 
 export type SwapDto = {

@@ -5,6 +5,7 @@ import type {
   Backend,
   BackendEvents,
   BootDto,
+  CalibrationDto,
   Cancel,
   ConversationDto,
   ConversationSummaryDto,
@@ -359,6 +360,15 @@ export class FakeBackend implements Backend {
 
   async vitalsHistory(): Promise<VitalsDto[]> {
     return Array.from({ length: 600 }, (_, index) => this.#vitals(599 - index))
+  }
+  async calibration(): Promise<CalibrationDto | null> {
+    return this.#world.calibration
+  }
+  async calibrate(): Promise<CalibrationDto> {
+    this.#note('calibrate', null)
+    const measured = await this.#world.calibrates()
+    this.#world.calibration = measured
+    return measured
   }
   async copyText(text: string) {
     this.#note('copyText', text)

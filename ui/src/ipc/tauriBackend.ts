@@ -55,6 +55,8 @@ export class TauriBackend implements Backend {
   inspectFiles = commands.inspectFiles
   chooseModelFile = commands.chooseModelFile
   vitalsHistory = commands.vitalsHistory
+  calibration = commands.calibration
+  calibrate = commands.calibrate
   probeNode = commands.probeNode
 
   // What answers nothing is `null` on the wire and `void` here.

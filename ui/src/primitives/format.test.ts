@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest'
-import { contextLen, fileSize, megabytesPerSec, memory, memoryGb, parameters, shortPath, tokensPerSec } from './format'
+import { bandwidth, contextLen, fileSize, megabytesPerSec, memory, memoryGb, parameters, shortPath, tokensPerSec } from './format'
 import { place } from './placement'
 import { sparkline } from './sparkline'
 
@@ -17,6 +17,7 @@ it('counts memory in 2³⁰ and files in 10⁹', () => {
 it('keeps rates and lengths short', () => {
   expect(megabytesPerSec(0)).toBe('0')
   expect(megabytesPerSec(3.2 * 2 ** 20)).toBe('3.2')
+  expect(bandwidth(49.4e9)).toBe('49 GB/s')
   expect(tokensPerSec(3.44)).toBe('3.4')
   expect(tokensPerSec(51.7)).toBe('52')
   expect(contextLen(8192)).toBe('8k')

@@ -48,6 +48,12 @@ export function megabytesPerSec(bytes: number): string {
   return value < 9.95 ? value.toFixed(1) : value.toFixed(0)
 }
 
+/** Memory's bandwidth → "94 GB/s" with 1 GB = 10⁹, as makers of memory state it. */
+export function bandwidth(bytesPerSec: number): string {
+  const value = bytesPerSec / 1e9
+  return `${value < 9.95 ? value.toFixed(1) : value.toFixed(0)} GB/s`
+}
+
 /** Tokens a second: "52", "3.4". */
 export function tokensPerSec(value: number): string {
   return value < 9.95 ? value.toFixed(1) : value.toFixed(0)

@@ -1,5 +1,6 @@
 /** What the whole window shares: the product's broadcasts, which page is open, and the stores of the features. */
 
+import { CalibrationStore } from '../features/calibration/calibrationStore.svelte'
 import { ChatStore } from '../features/chat/chatStore.svelte'
 import { DropStore } from '../features/drop/dropStore.svelte'
 import { VitalsStore } from '../features/gauges/vitalsStore.svelte'
@@ -25,6 +26,7 @@ export class Session {
   readonly chats: ChatStore
   readonly vitals: VitalsStore
   readonly drop: DropStore
+  readonly calibration: CalibrationStore
   settings: SettingsDto = $state.raw() as SettingsDto
   models: ModelDto[] = $state.raw([])
   nodes: NodeDto[] = $state.raw([])
@@ -48,6 +50,7 @@ export class Session {
     this.chats.restoreDraft(boot.draft)
     if (boot.notice) this.chats.current.apply({ type: 'noticed', error: { code: 'notice', sentence: boot.notice, hint: null } })
     this.vitals = new VitalsStore(backend)
+    this.calibration = new CalibrationStore(backend)
     this.drop = new DropStore(backend, (model) => {
       // A model the person has just added is the one they want to use.
       if (!this.models.some(({ id }) => id === model.id)) this.models = [...this.models, model]
@@ -69,6 +72,7 @@ export class Session {
       backend.on('filesOpened', () => void this.#takeOpenedFiles()),
     ]
     void this.#takeOpenedFiles()
+    this.try(() => this.calibration.start())
     return () => stops.forEach((stop) => stop())
   }
 
@@ -87,6 +91,18 @@ export class Session {
 
   get model(): ModelDto | null {
     return currentModel(this.models, this.settings.model)
+  }
+
+  /** Whether to offer measuring this machine, or to show how the offer that was taken goes. */
+  get offersCalibration(): boolean {
+    const { known, measured, taken } = this.calibration
+    const usable = this.model !== null && this.model.error === null && this.model.fit?.verdict !== 'tooBig'
+    return taken || (known && measured === null && usable && this.settings.offerCalibration)
+  }
+
+  declineCalibration() {
+    this.calibration.taken = false
+    void this.save({ offerCalibration: false })
   }
 
   /** Why nothing of the chat in view may leave this machine: the chat, or the model that answers. */

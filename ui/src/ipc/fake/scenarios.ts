@@ -3,7 +3,7 @@
  * Everything is fixed: the same address shows the same thing each time.
  */
 
-import type { BootDto, ConversationDto, DecisionDto, DecisionEntryDto, DecisionKind, ErrorDto, FitDto, MessageDto, ModelDto, NodeDto, SegmentDto, SettingsDto, VerdictDto, VitalsDto } from '../backend'
+import type { BootDto, CalibrationDto, ConversationDto, DecisionDto, DecisionEntryDto, DecisionKind, ErrorDto, FitDto, MessageDto, ModelDto, NodeDto, SegmentDto, SettingsDto, VerdictDto, VitalsDto } from '../backend'
 import { answers } from './texts'
 
 export const gib = 2 ** 30
@@ -35,6 +35,8 @@ export type Scenario = {
   vitals: (secondsAgo: number, replying: boolean) => VitalsDto
   verdicts: (paths: string[]) => VerdictDto[]
   chooses: string
+  calibration: CalibrationDto | null
+  calibrates: () => Promise<CalibrationDto>
 }
 
 export function fit(verdict: FitDto['verdict'], contextLen: number, neededGb: number, sentence: string, maxContext: number | null = 40_960): FitDto {
@@ -99,7 +101,19 @@ export const settings: SettingsDto = {
   theme: 'system',
   systemPrompt: '',
   temperature: null,
+  offerCalibration: true,
 }
+
+export const calibration: CalibrationDto = {
+  modelName: 'Qwen3 8B',
+  bandwidthBytesPerSec: 94e9,
+  decodeTokensPerSec: 14.2,
+  prefillTokensPerSec: 231,
+  reachedRatio: 0.76,
+}
+
+const tooLittleMemory: ErrorDto = { code: 'doesNotFit', sentence: 'Measuring takes 64 MB and 12 MB can be used.', hint: 'Close programs that take memory, then measure again.' }
+const after = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms))
 
 export const hereDecision: DecisionDto = {
   target: 'here',
@@ -335,7 +349,19 @@ const nodeGone: ErrorDto = { code: 'cutOff', sentence: 'studio went away in the 
 const changes: Record<string, (usual: Scenario) => Partial<Scenario>> = {
   ready: () => ({}),
   'no-model': (usual) => ({ models: [], nodes: [], conversations: [], settings: { ...usual.settings, model: null }, vitals: (at) => vitals(at, false, { weightsBytes: 0, kvCacheBytes: 0, decodeTokensPerSec: null, baselineTokensPerSec: null }) }),
-  first: () => ({ conversations: [] }),
+  first: () => ({ conversations: [], calibration: null }),
+  measuring: () => ({ calibration: null, calibrates: () => new Promise(() => {}) }),
+  'measure-fails': () => {
+    let tries = 0
+    return {
+      calibration: null,
+      calibrates: async () => {
+        await after(50)
+        if ((tries += 1) === 1) throw tooLittleMemory
+        return calibration
+      },
+    }
+  },
   streaming: () => ({ reply: () => [...start, ...stream(answers.guard.slice(0, 620), 12), { wait: 0, do: 'hold' }] }),
   slow: () => ({ reply: () => [...start, ...stream(answers.guard, 40)] }),
   long: () => ({ reply: () => [...start, ...stream(answers.long, 4, 40)] }),
@@ -439,6 +465,8 @@ export function scenario(name: string): Scenario {
     vitals: (secondsAgo, replying) => vitals(secondsAgo, replying),
     verdicts: dropped('runsWell'),
     chooses: '/Users/kim/Downloads/Qwen3-4B-Q4_K_M.gguf',
+    calibration,
+    calibrates: () => after(300).then(() => calibration),
   }
   return { ...usual, ...changes[name]?.(usual) }
 }
