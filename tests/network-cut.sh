@@ -15,11 +15,12 @@ model=models/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
 name=tg$$
 data=$(mktemp -d)
 processes=
+front=
 export TIDEGATE_KEY=$name TIDEGATE_NODE_KEY=$name
 clean_up() {
     trap '' INT TERM
     # shellcheck disable=SC2086 -- a list of numbers
-    [ -z "$processes" ] || kill $processes 2>/dev/null || true
+    [ -z "$processes$front" ] || kill $processes $front 2>/dev/null || true
     wait 2>/dev/null || true
     for index in 1 2; do
         # The pair goes with one of its ends.
@@ -93,12 +94,13 @@ cut() { # what, command that cuts, command that restores
     "$program" serve --listen 127.0.0.1:11599 --data "$data/front" --offload remote \
         --node http://10.213.1.2:11500 --node http://10.213.2.2:11500 2>"$data/front.log" &
     front=$!
-    processes="$processes $front"
     ask http://127.0.0.1:11599 "$data/text" "$2"
     sh -c "$3"
     "$program" log --json --data "$data/front" >"$data/decisions"
     kill $front
     wait $front 2>/dev/null || true
+    # Its number may be another program's from now on.
+    front=
     rm -r "$data/front"
     cmp "$data/expected" "$data/text"
     python3 -c 'import json, sys
