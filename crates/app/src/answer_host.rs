@@ -67,11 +67,16 @@ impl AnswerHost {
         let name = chat.model.as_deref();
         let entry = app.model_for(name);
         let on_nodes = name.map(str::to_owned).or_else(|| entry.as_ref().map(|entry| entry.id.clone()));
-        if let Some(running) = running.filter(|_| !self.request.stays_local) {
+        let is_begun = running.is_some_and(|running| running.tokens > 0);
+        if let Some(running) = running.filter(|_| is_begun && !self.request.stays_local) {
             self.learn_continuations(running, wanted, on_nodes.as_deref()).await;
         }
         let views = app.inner.nodes.views();
         let mut options: Vec<_> = views.iter().map(|view| view.option(on_nodes.as_deref())).collect();
+        if running.is_some() && !is_begun {
+            // Where nothing is written yet, there is nothing to go on with: any node can begin.
+            options.iter_mut().for_each(|option| option.continuation = Some(Continuation::Prefix));
+        }
         if let Some(name) = name.filter(|_| entry.is_none()) {
             let has_it = |view: &NodeView| {
                 view.status.as_ref().is_some_and(|status| status.models.iter().any(|model| same_model(model, name)))
