@@ -43,17 +43,17 @@ impl Answer {
         if job.tells_tokens && !written.is_empty() {
             job.send(ChatEvent::Tokens { from: 0, ids: written.to_vec() });
         }
-        let mut ended = None;
         for token in written {
-            ended = answer.end_before(job, *token);
-            if ended.is_none() {
-                ended = answer.accept(job, *token)?;
+            if job.text.tokenizer.ends_generation(*token) {
+                return Ok((answer, Some(FinishReason::Stop)));
             }
-            if ended.is_some() {
-                break;
+            // It may be more tokens here than where it was written, and more than are wanted; but it is written.
+            if let Some(FinishReason::Stop) = answer.accept(job, *token)? {
+                return Ok((answer, Some(FinishReason::Stop)));
             }
         }
-        Ok((answer, ended))
+        let is_full = !written.is_empty() && answer.is_full(job);
+        Ok((answer, is_full.then_some(FinishReason::Length)))
     }
 
     fn new(job: &Job) -> Self {

@@ -5,7 +5,8 @@
 use std::path::Path;
 
 use chat::{
-    ChatEvent, ChatRequest, Finish, Message, OutputConstraint, Redacted, Role, SamplingParams, Tool, ToolCall, Written,
+    ChatEvent, ChatRequest, Finish, FinishReason, Message, OutputConstraint, Redacted, Role, SamplingParams, Tool,
+    ToolCall, Written,
 };
 use engine::{EngineConfig, EngineHandle, GenerateError, KvType, LoadSpec};
 use futures::StreamExt;
@@ -175,6 +176,20 @@ async fn without_its_tokens_an_answer_goes_on_by_what_was_told() {
     let called = Written { calls: 1, ..Written::default() };
     let refused = answer(&engine, &spec, &request, &called, &[]).await.unwrap_err();
     assert!(matches!(refused, GenerateError::InvalidRequest(_)), "{refused}");
+    engine.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_written_counts_whole_where_it_is_more_tokens_than_are_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = EngineHandle::start(EngineConfig::default());
+    let spec = LoadSpec { path: tiny_model(1).write(folder.path(), "m.gguf").unwrap(), ..spec(folder.path()) };
+    // Three tokens a character here, so that the limit falls into one.
+    let from = Written { text: "���".to_owned().into(), ..Written::default() };
+    let request = ask(SamplingParams { max_tokens: Some(4), ..random(1) }, &[]);
+    let rest = answer(&engine, &spec, &request, &from, &[]).await.unwrap();
+    let finish = rest.finish.unwrap();
+    assert_eq!((rest.text.as_str(), finish.reason, rest.tokens.len()), ("���", FinishReason::Length, 9));
     engine.shutdown().await;
 }
 

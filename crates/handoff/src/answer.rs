@@ -397,11 +397,12 @@ impl<H: Host> Answer<'_, H> {
     ) -> Result<bool, End<H::Failure>> {
         let Some((mut request, continuation)) = self.continued(takeover, place) else { return Ok(false) };
         // One token is drawn, and thrown away: what counts is the cache that it leaves.
-        let written = match continuation {
-            Continuation::Prefix => 0,
-            _ => self.ledger.token_count(),
-        };
-        request.sampling.max_tokens = Some(written + 1);
+        match continuation {
+            Continuation::Prefix => request.sampling.max_tokens = Some(1),
+            Continuation::Tokens => request.sampling.max_tokens = Some(self.ledger.token_count() + 1),
+            // Nobody knows how many tokens there the text is.
+            Continuation::Text | Continuation::None => {}
+        }
         let mut warm = match self.host.open(decision, request) {
             Ok(opened) => opened.stream,
             Err(failure) => {
@@ -416,6 +417,7 @@ impl<H: Host> Answer<'_, H> {
                 biased;
                 event = tokio::time::timeout_at(deadline, warm.next()) => match event {
                     Ok(Some(Ok(ChatEvent::Finished(_)))) => return Ok(true),
+                    Ok(Some(Ok(event))) if continuation == Continuation::Text && is_written(&event) => return Ok(true),
                     Ok(Some(Ok(_))) => {}
                     Ok(Some(Err(failure))) => {
                         self.lose_candidate(place, &failure);

@@ -188,6 +188,8 @@ fn push_text(bytes: &mut Vec<u8>, text: &str) {
 
 /// Vocabulary of [`tiny_model`]: 256 bytes, a few merged words, and three special tokens.
 pub const TINY_VOCABULARY: usize = 256 + MERGES.len() + 3;
+/// The first of the special tokens.
+const SPECIAL: usize = TINY_VOCABULARY - 3;
 pub(crate) const MERGES: [(&str, &str); 5] = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w")];
 pub(crate) const HIDDEN: usize = 64;
 pub(crate) const FEED_FORWARD: usize = 128;
@@ -206,15 +208,39 @@ pub fn tiny_model(seed: u64) -> GgufBuilder {
 
 /// [`tiny_model`] with another template, and more control tokens after its own.
 pub fn tiny_model_with(seed: u64, template: &str, marks: &[&str]) -> GgufBuilder {
-    tiny_model_of(seed, 512, template, marks)
+    let words = tiny_words(marks);
+    tiny_file(512, template, &words, tiny_tensors(seed, words.len()))
 }
 
-/// [`tiny_model_with`] that reads and writes up to `context_len` tokens. `template` is [`TINY_TEMPLATE`] where it doesn't
-/// matter.
-pub fn tiny_model_of(seed: u64, context_len: u32, template: &str, marks: &[&str]) -> GgufBuilder {
+/// [`tiny_model_with`] whose answers never end before `context_len` tokens: what is done to a running answer in a test
+/// comes in time, whatever is drawn. `template` is [`TINY_TEMPLATE`] where it doesn't matter.
+pub fn endless_model(seed: u64, context_len: u32, template: &str, marks: &[&str]) -> GgufBuilder {
     let words = tiny_words(marks);
-    let special = TINY_VOCABULARY - 3;
-    let types: Vec<i32> = (0..words.len()).map(|id| if id >= special { 3 } else { 1 }).collect();
+    let mut tensors = tiny_tensors(seed, words.len());
+    for (name, _, values) in &mut tensors {
+        // The first feature is one in every word, and no layer writes to it; it speaks against the control tokens alone.
+        let first_of_each = |values: &mut Vec<f32>, value| values.iter_mut().step_by(HIDDEN).for_each(|v| *v = value);
+        match name.as_str() {
+            "token_embd.weight" => first_of_each(values, 1.0),
+            "output.weight" => {
+                first_of_each(values, 0.0);
+                values[SPECIAL * HIDDEN..].iter_mut().step_by(HIDDEN).for_each(|v| *v = -100.0);
+            }
+            _ if name.ends_with("attn_output.weight") => values[..HIDDEN].fill(0.0),
+            _ if name.ends_with("ffn_down.weight") => values[..FEED_FORWARD].fill(0.0),
+            _ => {}
+        }
+    }
+    tiny_file(context_len, template, &words, tensors)
+}
+
+fn tiny_file(
+    context_len: u32,
+    template: &str,
+    words: &[String],
+    tensors: Vec<(String, Vec<usize>, Vec<f32>)>,
+) -> GgufBuilder {
+    let types: Vec<i32> = (0..words.len()).map(|id| if id >= SPECIAL { 3 } else { 1 }).collect();
     let merges = MERGES.map(|(left, right)| format!("{left} {right}"));
     let file = GgufBuilder::new()
         .text("general.architecture", "llama")
@@ -230,15 +256,13 @@ pub fn tiny_model_of(seed: u64, context_len: u32, template: &str, marks: &[&str]
         .f32("llama.rope.freq_base", 10_000.0)
         .text("tokenizer.ggml.model", "gpt2")
         .text("tokenizer.ggml.pre", "gpt-2")
-        .texts("tokenizer.ggml.tokens", &words)
+        .texts("tokenizer.ggml.tokens", words)
         .i32s("tokenizer.ggml.token_type", &types)
         .texts("tokenizer.ggml.merges", &merges)
-        .u32("tokenizer.ggml.bos_token_id", special as u32)
-        .u32("tokenizer.ggml.eos_token_id", special as u32 + 2)
+        .u32("tokenizer.ggml.bos_token_id", SPECIAL as u32)
+        .u32("tokenizer.ggml.eos_token_id", SPECIAL as u32 + 2)
         .text("tokenizer.chat_template", template);
-    tiny_tensors(seed, words.len())
-        .into_iter()
-        .fold(file, |file, (name, shape, values)| file.tensor(&name, &shape, &values))
+    tensors.into_iter().fold(file, |file, (name, shape, values)| file.tensor(&name, &shape, &values))
 }
 
 /// The words of [`tiny_model`], the three special ones last, then `marks`.
