@@ -1,16 +1,19 @@
 use std::sync::{Mutex, Once};
 use std::time::Duration;
 
-use chat::{ChatRequest, Redacted};
+use chat::{ChatRequest, Redacted, SamplingParams};
 use futures::StreamExt;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Method, RequestBuilder, Response, redirect};
 use routing::EgressPass;
 use tokio::time::timeout;
-use wire::openai::{ChatCall, encode_request};
+use wire::openai::{ChatCall, CompletionCall, encode_completion, encode_request};
 
 use crate::answer::Answer;
 use crate::{NodeAddress, NodeError, NodeStream};
+
+/// Where a node goes on with plain text.
+pub(crate) const COMPLETIONS: &str = "/v1/completions";
 
 /// How long a node may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +100,8 @@ impl NodeClient {
 
     /// Asks `model` to answer. The request is sent when the stream is first polled; dropping the stream closes the
     /// connection, at which every engine stops. The stream ends with `Finished`, or with an error, and never just so.
-    /// This is the only way for a conversation out of this machine, and it takes leave to go to just this node.
+    /// This and [`complete`](Self::complete) are the only ways for a conversation out of this machine, and they take leave
+    /// to go to just this node.
     ///
     /// # Errors
     /// `NoLeave` where the pass is for another node.
@@ -107,12 +111,39 @@ impl NodeClient {
         }
         let request = ChatRequest { model: Some(model.to_owned()), ..request };
         let body = encode_request(&ChatCall { request, stream: true, include_usage: true });
+        Ok(self.stream("/v1/chat/completions", model, body))
+    }
+
+    /// Asks `model` to go on with a text as it stands, without a template: the stream's texts are what follows it, control
+    /// tokens by their names where the node shows them. All else is as in [`chat`](Self::chat).
+    ///
+    /// # Errors
+    /// `NoLeave` where the pass is for another node.
+    pub fn complete(
+        &self,
+        pass: EgressPass,
+        model: &str,
+        prompt: Redacted<String>,
+        sampling: SamplingParams,
+    ) -> Result<NodeStream, NodeError> {
+        if pass.node_id() != self.id {
+            return Err(NodeError::NoLeave);
+        }
+        let call = CompletionCall { model: model.to_owned(), prompt, sampling, stream: true };
+        Ok(self.stream(COMPLETIONS, model, encode_completion(&call)))
+    }
+
+    fn stream(&self, path: &str, model: &str, body: Vec<u8>) -> NodeStream {
         let request = self
-            .request(Method::POST, "/v1/chat/completions")
+            .request(Method::POST, path)
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "text/event-stream, application/json")
             .body(body);
-        Ok(NodeStream::new(Answer::new(request, model.to_owned(), self.address.key.clone(), self.config)))
+        NodeStream::new(Answer::new(request, model.to_owned(), self.address.key.clone(), self.config))
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {

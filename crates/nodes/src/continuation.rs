@@ -1,66 +1,95 @@
-use chat::{ChatRequest, Message, Role, SamplingParams};
+use chat::{ChatRequest, Message, Redacted, Role, SamplingParams, Written};
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
-use routing::Continuation;
-use serde_json::{Value, json};
+use routing::EgressPass;
 use tokio::time::timeout;
-use wire::openai::{ChatCall, decode_response, encode_request};
+use wire::openai::{ChatCall, CompletionCall, Piece, decode_response, encode_completion, encode_request};
 
 use crate::NodeClient;
-use crate::client::read_bounded;
+use crate::client::{COMPLETIONS, read_bounded};
 
 /// Numbers have one way to go on, which the smallest models know, and which a server that begins anew doesn't write.
 const QUESTION: &str = "Write the numbers from 1 to 30, with a space between them and nothing else.";
-const BEGINNING: &str = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 1";
+const BEGINNING: &str = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15";
+/// Where a chat is gone on with it is cut after this, for a template may trim a message; where text is, the space at the
+/// beginning of what follows must not be dropped.
+const HALF: &str = " 1";
 const REST: &str = "6 17";
 /// Tokens in which that stands, however numbers are cut up.
-const REST_TOKENS: usize = 5;
+const REST_TOKENS: usize = 6;
 /// The most bytes of the reply that are read.
 const REPLY_LIMIT: usize = 1 << 20;
 
-impl NodeClient {
-    /// Finds out how the node goes on with an answer that was begun elsewhere, by letting it go on with one: numbers, and
-    /// nothing of the user's. It takes as long as a few tokens, or as loading the model.
-    pub async fn probe_continuation(&self, model: &str) -> Continuation {
-        if self.continues_chat(model).await {
-            return Continuation::Prefix;
-        }
-        if self.continues_text(model).await { Continuation::Text } else { Continuation::None }
+/// A question and the beginning of its answer, with nothing of the user's in it: to be rendered by a model's template for
+/// [`NodeClient::continues_text`].
+pub fn probe_request() -> ChatRequest {
+    let written = Written { text: Redacted(BEGINNING.to_owned()), ..Written::default() };
+    ChatRequest {
+        messages: vec![Message::new(Role::User, QUESTION)],
+        written: Some(written),
+        ..ChatRequest::default()
     }
+}
 
-    async fn continues_chat(&self, model: &str) -> bool {
+impl NodeClient {
+    /// Whether `model` goes on with a chat whose last message is the beginning of the answer: found out by letting it go on
+    /// with one, numbers and nothing of the user's. It takes as long as a few tokens, or as loading the model.
+    pub async fn continues_chat(&self, model: &str) -> bool {
+        let begun = format!("{BEGINNING}{HALF}");
         let request = ChatRequest {
             model: Some(model.to_owned()),
-            messages: vec![Message::new(Role::User, QUESTION), Message::new(Role::Assistant, BEGINNING)],
-            sampling: SamplingParams {
-                temperature: Some(0.0),
-                max_tokens: Some(REST_TOKENS),
-                ..SamplingParams::default()
-            },
+            messages: vec![Message::new(Role::User, QUESTION), Message::new(Role::Assistant, begun)],
+            sampling: greedy(REST_TOKENS),
             ..ChatRequest::default()
         };
         let body = encode_request(&ChatCall { request, stream: false, include_usage: false });
         let reply = self.post("/v1/chat/completions", body).await;
-        let text = reply.and_then(|body| decode_response(&body).ok()?.text);
-        text.is_some_and(|text| text.starts_with(REST))
+        reply.is_some_and(|reply| reply.text.is_some_and(|text| text.starts_with(REST)))
     }
 
-    async fn continues_text(&self, model: &str) -> bool {
-        let prompt = format!("{QUESTION}\n{BEGINNING}");
-        let body = json!({ "model": model, "prompt": prompt, "max_tokens": REST_TOKENS, "temperature": 0 });
-        let reply = self.post("/v1/completions", body.to_string().into_bytes()).await;
-        let reply: Option<Value> = reply.and_then(|body| serde_json::from_slice(&body).ok());
-        let text = reply.as_ref().and_then(|reply| reply["choices"][0]["text"].as_str());
-        text.is_some_and(|text| text.starts_with(REST))
+    /// Whether `model` goes on with text as it stands: `prompt` is [`probe_request`] as the model's template renders it,
+    /// of `prompt_tokens` tokens. A node that counts others reads control tokens otherwise, or puts a template around the
+    /// text; one that doesn't count them is taken at its word.
+    ///
+    /// The pass is for `prompt`, of which nobody here can tell what is in it; one for another node finds nothing out.
+    pub async fn continues_text(&self, pass: EgressPass, model: &str, prompt: Redacted<String>, prompt_tokens: usize) -> bool {
+        if pass.node_id() != self.id() {
+            return false;
+        }
+        let Some(reply) = self.complete_briefly(model, prompt, greedy(REST_TOKENS)).await else { return false };
+        let counted = reply.usage.map(|usage| usage.prompt_tokens).filter(|count| *count > 0);
+        let goes_on = reply.text.is_some_and(|text| text.strip_prefix(HALF).is_some_and(|rest| rest.starts_with(REST)));
+        if counted.is_some_and(|count| count != prompt_tokens) {
+            tracing::info!(model, ?counted, prompt_tokens, "a node reads a rendered prompt in another way");
+            return false;
+        }
+        goes_on
     }
 
-    async fn post(&self, path: &str, body: Vec<u8>) -> Option<Vec<u8>> {
+    /// Whether the node shows the control token of that id by its name in a text: found out by leaving the model no other
+    /// token to write.
+    pub async fn shows_token(&self, model: &str, id: u32, name: &str) -> bool {
+        let sampling = SamplingParams { logit_bias: vec![(id, 100.0)], ..greedy(1) };
+        let reply = self.complete_briefly(model, Redacted(BEGINNING.to_owned()), sampling).await;
+        reply.is_some_and(|reply| reply.text.is_some_and(|text| text.trim() == name))
+    }
+
+    async fn complete_briefly(&self, model: &str, prompt: Redacted<String>, sampling: SamplingParams) -> Option<Piece> {
+        let call = CompletionCall { model: model.to_owned(), prompt, sampling, stream: false };
+        self.post(COMPLETIONS, encode_completion(&call)).await
+    }
+
+    async fn post(&self, path: &str, body: Vec<u8>) -> Option<Piece> {
         let patience = self.config.inactivity_timeout;
         let request = self.request(Method::POST, path).header(CONTENT_TYPE, "application/json").body(body);
         let response = timeout(patience, request.send()).await.ok()?.ok()?;
         if !response.status().is_success() {
             return None;
         }
-        read_bounded(response, REPLY_LIMIT, patience).await
+        decode_response(&read_bounded(response, REPLY_LIMIT, patience).await?).ok()
     }
+}
+
+fn greedy(tokens: usize) -> SamplingParams {
+    SamplingParams { temperature: Some(0.0), max_tokens: Some(tokens), ..SamplingParams::default() }
 }

@@ -200,7 +200,9 @@ fn piece(value: &Value) -> Result<Piece, DecodeError> {
         let text = part.and_then(|part| part.get(name)).and_then(Value::as_str);
         text.filter(|text| !text.is_empty()).map(str::to_owned)
     };
-    piece.text = text("content");
+    // The rest of a text, where that was asked for, stands in the choice itself.
+    let rest = || member_of(choice, "text").and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+    piece.text = text("content").or_else(rest);
     // llama.cpp, SGLang and DeepSeek say `reasoning_content`; vLLM, mlx_lm, Ollama and LM Studio `reasoning`; some both.
     piece.thinking = text("reasoning_content").or_else(|| text("reasoning"));
     piece.tool_calls = part.map(parts_of).unwrap_or_default();
@@ -309,6 +311,9 @@ mod tests {
             &text("x"),
         );
         check(r#"{"choices":[]}"#, &Piece::default());
+        check(r#"{"object":"text_completion","choices":[{"text":" x","index":0,"finish_reason":null}]}"#, &text(" x"));
+        let last = Piece { finish: Some(FinishReason::Length), ..Piece::default() };
+        check(r#"{"choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"length"}]}"#, &last);
         let thinking = Piece { thinking: Some("hm".into()), ..Piece::default() };
         check(r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#, &thinking);
         check(r#"{"choices":[{"delta":{"reasoning":"hm","content":null}}]}"#, &thinking);
