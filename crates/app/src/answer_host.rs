@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use chat::{Bytes, ChatRequest};
 use engine::GenerateError;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use handoff::{Failure, Host, Opened, Signal, Takeover, Watch};
 use nodes::{NodeError, NodeState};
 use routing::{
@@ -19,6 +19,8 @@ use crate::answer::{AnswerRequest, generate_error, id_of};
 use crate::error::{AppError, ErrorCode, chain, sentence};
 use crate::model_list::ModelEntry;
 use crate::node_list::{NodeView, same_model};
+use crate::rendered_answer::{TextAsk, TextFailure};
+use crate::takeover::{file_of, takeover_of_node};
 use crate::{App, Vitals};
 
 /// Tokens that an answer should have room for when a context is chosen for it.
@@ -37,12 +39,12 @@ pub(crate) struct AnswerHost {
 
 /// What the last decision was made from.
 #[derive(Clone)]
-struct Asked {
-    policy: Policy,
-    demand: Demand,
-    options: Vec<NodeOption>,
+pub(crate) struct Asked {
+    pub(crate) policy: Policy,
+    pub(crate) demand: Demand,
+    pub(crate) options: Vec<NodeOption>,
     /// The model that would run here.
-    entry: Option<ModelEntry>,
+    pub(crate) entry: Option<ModelEntry>,
 }
 
 impl AnswerHost {
@@ -109,13 +111,8 @@ impl AnswerHost {
         let entry = asked.entry.as_ref().ok_or_else(no_model)?;
         let tokenizer = entry.usable().map(|header| header.tokenizer.clone());
         let goes_on = request.written.is_some();
-        let failed = move |error: GenerateError| {
-            let error = generate_error(error);
-            // What can't be gone on with here may be elsewhere.
-            let code =
-                if goes_on && error.code == ErrorCode::BadRequest { ErrorCode::EngineFailed } else { error.code };
-            AppError { code, ..error }
-        };
+        let failed =
+            move |error: GenerateError| if goes_on { cannot_go_on(error) } else { generate_error(error) };
         let spec = self.app.load_spec(entry, context_len);
         let stream = self.app.inner.engine.chat(spec, request).map(move |event| event.map_err(failed));
         Ok(Opened { stream: stream.boxed(), model: entry.id.clone(), tokenizer })
@@ -147,6 +144,16 @@ impl AnswerHost {
         }
         let tokenizer = view.tokenizer_of(&model).map(str::to_owned);
         let name = view.name.clone();
+        if let (Some(_), None, Some(entry)) = (&request.written, &tokenizer, file_of(asked, &model)) {
+            let (engine, path) = (self.app.inner.engine.clone(), entry.path.clone());
+            let context_len = asked.demand.wanted_context;
+            let ask = TextAsk { engine, path, client, pass, model: model.clone(), request, context_len };
+            let failed = move |failure| match failure {
+                TextFailure::Rendering(error) => cannot_go_on(error),
+                TextFailure::Node(error) => node_error(&name, &error),
+            };
+            return Ok(Opened { stream: ask.stream().map_err(failed).boxed(), model, tokenizer });
+        }
         let stream = client.chat(pass, &model, request).map_err(|error| node_error(&view.name, &error))?;
         let stream = stream.map(move |event| event.map_err(|error| node_error(&name, &error)));
         Ok(Opened { stream: stream.boxed(), model, tokenizer })
@@ -174,21 +181,7 @@ impl Host for AnswerHost {
                 })
             }
             Place::Node(id) => {
-                let Some((client, view)) = self.app.inner.nodes.client(id) else { return none };
-                let Some(model) = view.model_for(self.request.chat.model.as_deref()).map(str::to_owned) else {
-                    return none;
-                };
-                let tokenizer = view.tokenizer_of(&model).map(str::to_owned);
-                let level = match view.continuation_of(&model) {
-                    Some(level) => level,
-                    None => {
-                        let level = client.probe_continuation(&model).await;
-                        tracing::info!(node = id, ?level, "how a node goes on with an answer");
-                        self.app.inner.nodes.update(id, |view| view.note_continuation(&model, level));
-                        level
-                    }
-                };
-                Takeover { level, tokenizer }
+                takeover_of_node(&self.app, &asked, &self.request.chat, id).await.unwrap_or(none)
             }
         }
     }
@@ -422,6 +415,13 @@ impl Local {
 fn trimmable(app: &App, model: &routing::LocalModel) -> Bytes {
     let idle = app.inner.engine.idle_caches();
     model.already_loaded.map_or(Bytes::ZERO, |held| idle.min(held))
+}
+
+/// What can't be gone on with in one place may be in another.
+fn cannot_go_on(error: GenerateError) -> AppError {
+    let error = generate_error(error);
+    let code = if error.code == ErrorCode::BadRequest { ErrorCode::EngineFailed } else { error.code };
+    AppError { code, ..error }
 }
 
 fn node_error(name: &str, error: &NodeError) -> AppError {

@@ -172,17 +172,12 @@ impl ModelText {
         Ok((prompt, text))
     }
 
-    /// A control token, and its name, without which the rest of the answer to `prompt` can't be read; `is_text`: it has
-    /// come to its text, and thinks no more.
-    pub(crate) fn mark_ahead(&self, prompt: &Prompt, is_text: bool) -> Option<(TokenId, &str)> {
-        let offers_tools = !prompt.tools.is_empty();
-        if is_text && !offers_tools {
-            return None;
-        }
-        let names = self.tokenizer.marks().filter(|name| self.format.reads(name, offers_tools));
-        // One with a piece of its own is shown like any other word.
-        let mut marks = names.filter_map(|name| Some((*self.tokenizer.marks_in(name).first()?, name)));
-        marks.find(|(token, _)| self.tokenizer.piece(*token).is_empty())
+    /// The tokens, and their names, without which the rest of the answer to `prompt` can't be read; `is_text`: it has come
+    /// to its text, and thinks no more.
+    pub(crate) fn marks_ahead(&self, prompt: &Prompt, is_text: bool) -> Vec<(TokenId, String)> {
+        let names = self.format.marks_ahead(!prompt.tools.is_empty(), is_text);
+        let marks = names.into_iter().flat_map(|name| self.tokenizer.marks_in(name));
+        marks.map(|mark| (mark, self.tokenizer.special_text(Some(mark)).to_owned())).collect()
     }
 
     /// A reader for the answer to `prompt`.

@@ -16,9 +16,9 @@ pub struct RenderedAnswer {
     pub prompt_tokens: usize,
     /// Those of them that are the answer's.
     pub written_tokens: usize,
-    /// A control token, and its name, by which the rest of the answer is read: a server must show it in its text, which
-    /// many don't. `None` where the rest can be read without, or all of its marks are words that every server shows.
-    pub mark: Option<(u32, String)>,
+    /// Tokens, and their names, by which the rest of the answer is read: a server must show them in its text, which many
+    /// don't. Empty where the rest is nothing but text.
+    pub marks: Vec<(u32, String)>,
     /// Reads what comes.
     pub reader: RenderedReader,
 }
@@ -29,7 +29,7 @@ impl std::fmt::Debug for RenderedAnswer {
             .field("prompt", &self.prompt)
             .field("prompt_tokens", &self.prompt_tokens)
             .field("written_tokens", &self.written_tokens)
-            .field("mark", &self.mark)
+            .field("marks", &self.marks)
             .finish_non_exhaustive()
     }
 }
@@ -55,9 +55,7 @@ impl RenderedAnswer {
         Ok(Self {
             prompt_tokens,
             written_tokens: prompt_tokens.saturating_sub(prompt.answer_at),
-            mark: model
-                .mark_ahead(&prompt, !written.text.expose().is_empty())
-                .map(|(token, name)| (token, name.to_owned())),
+            marks: model.marks_ahead(&prompt, !written.text.expose().is_empty()),
             reader: RenderedReader::new(model, &prompt, request, &written)?,
             prompt: Redacted(text),
         })
@@ -316,12 +314,13 @@ mod tests {
         let rendered = |request: &ChatRequest| RenderedAnswer::new(&model, request).unwrap();
         let begun = rendered(&written(told("hm", "", &[]).written(&[])));
         assert_eq!(begun.prompt.expose(), "[INST]Hi <|endoftext|[/INST][THINK]hm");
-        assert_eq!(begun.mark.as_ref().map(|(_, name)| name.as_str()), Some("[THINK]"));
+        let names = |rendered: &RenderedAnswer| rendered.marks.iter().map(|mark| mark.1.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&begun), ["[/THINK]"]);
         // The beginning, the two marks around the question and its bytes, the mark and the bytes of the answer.
         assert_eq!((begun.prompt_tokens, begun.written_tokens), (1 + 2 + 15 + 1 + 2, 3));
         let ended = rendered(&written(told("hm", "Yo", &[]).written(&[])));
         assert_eq!(ended.prompt.expose(), "[INST]Hi <|endoftext|[/INST][THINK]hm[/THINK]\n\nYo");
-        assert_eq!(ended.mark, None, "only text is to come");
+        assert_eq!(names(&ended), [""; 0], "only text is to come");
         // What is known of the tokens is said exactly, whatever was told of them yet.
         let mut tokens = Vec::new();
         model.tokenizer.encode_marks("[THINK]h[/THINK] \nü", &mut tokens);

@@ -114,8 +114,8 @@ impl NodeClient {
         Ok(self.stream("/v1/chat/completions", model, body))
     }
 
-    /// Asks `model` to go on with a text as it stands, without a template: the stream's texts are what follows it, control
-    /// tokens by their names where the node shows them. All else is as in [`chat`](Self::chat).
+    /// Asks `model` to go on with a text as it stands, without a template: the stream's texts are what follows it, those of
+    /// the control tokens `marks` by their names where the node shows them. All else is as in [`chat`](Self::chat).
     ///
     /// # Errors
     /// `NoLeave` where the pass is for another node.
@@ -124,12 +124,13 @@ impl NodeClient {
         pass: EgressPass,
         model: &str,
         prompt: Redacted<String>,
+        marks: Vec<String>,
         sampling: SamplingParams,
     ) -> Result<NodeStream, NodeError> {
         if pass.node_id() != self.id {
             return Err(NodeError::NoLeave);
         }
-        let call = CompletionCall { model: model.to_owned(), prompt, sampling, stream: true };
+        let call = CompletionCall { model: model.to_owned(), prompt, marks, sampling, stream: true };
         Ok(self.stream(COMPLETIONS, model, encode_completion(&call)))
     }
 

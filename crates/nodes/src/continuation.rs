@@ -56,7 +56,8 @@ impl NodeClient {
         if pass.node_id() != self.id() {
             return false;
         }
-        let Some(reply) = self.complete_briefly(model, prompt, greedy(REST_TOKENS)).await else { return false };
+        let reply = self.complete_briefly(model, prompt, Vec::new(), greedy(REST_TOKENS)).await;
+        let Some(reply) = reply else { return false };
         let counted = reply.usage.map(|usage| usage.prompt_tokens).filter(|count| *count > 0);
         let goes_on = reply.text.is_some_and(|text| text.strip_prefix(HALF).is_some_and(|rest| rest.starts_with(REST)));
         if counted.is_some_and(|count| count != prompt_tokens) {
@@ -70,12 +71,19 @@ impl NodeClient {
     /// token to write.
     pub async fn shows_token(&self, model: &str, id: u32, name: &str) -> bool {
         let sampling = SamplingParams { logit_bias: vec![(id, 100.0)], ..greedy(1) };
-        let reply = self.complete_briefly(model, Redacted(BEGINNING.to_owned()), sampling).await;
+        let prompt = Redacted(BEGINNING.to_owned());
+        let reply = self.complete_briefly(model, prompt, vec![name.to_owned()], sampling).await;
         reply.is_some_and(|reply| reply.text.is_some_and(|text| text.trim() == name))
     }
 
-    async fn complete_briefly(&self, model: &str, prompt: Redacted<String>, sampling: SamplingParams) -> Option<Piece> {
-        let call = CompletionCall { model: model.to_owned(), prompt, sampling, stream: false };
+    async fn complete_briefly(
+        &self,
+        model: &str,
+        prompt: Redacted<String>,
+        marks: Vec<String>,
+        sampling: SamplingParams,
+    ) -> Option<Piece> {
+        let call = CompletionCall { model: model.to_owned(), prompt, marks, sampling, stream: false };
         self.post(COMPLETIONS, encode_completion(&call)).await
     }
 

@@ -11,20 +11,25 @@ pub struct CompletionCall {
     pub model: String,
     /// The text.
     pub prompt: Redacted<String>,
+    /// Names of control tokens that the text must show.
+    pub marks: Vec<String>,
     /// How tokens are drawn. Without `max_tokens` many servers stop after 16.
     pub sampling: SamplingParams,
     /// The rest is wanted as a stream of events, with token counts at its end.
     pub stream: bool,
 }
 
-/// The body of a call. It asks for control tokens by their names, under the words of vLLM and SGLang: by them an answer's
-/// parts are told apart.
+/// The body of a call. Control tokens are asked for under the words of vLLM and SGLang, which then show all of them, and
+/// of llama.cpp, which wants their names.
 pub fn encode_completion(call: &CompletionCall) -> Vec<u8> {
     let mut body = Map::new();
     body.insert("model".into(), json!(call.model));
     body.insert("prompt".into(), json!(call.prompt.expose()));
-    body.insert("skip_special_tokens".into(), json!(false));
-    body.insert("spaces_between_special_tokens".into(), json!(false));
+    if !call.marks.is_empty() {
+        body.insert("skip_special_tokens".into(), json!(false));
+        body.insert("spaces_between_special_tokens".into(), json!(false));
+        body.insert("preserved_tokens".into(), json!(call.marks));
+    }
     body.insert("stream".into(), json!(call.stream));
     if call.stream {
         body.insert("stream_options".into(), json!({ "include_usage": true }));
@@ -51,13 +56,17 @@ mod tests {
             ..SamplingParams::default()
         };
         let prompt = Redacted("<|im_start|>user\nHi".to_owned());
-        let call = CompletionCall { model: "m".into(), prompt, sampling, stream: true };
+        let call =
+            CompletionCall { model: "m".into(), prompt, marks: vec!["</think>".into()], sampling, stream: true };
         assert!(!format!("{call:?}").contains("Hi"));
         let expected = json!({
             "model": "m", "prompt": "<|im_start|>user\nHi", "stream": true, "stream_options": { "include_usage": true },
-            "skip_special_tokens": false, "spaces_between_special_tokens": false, "temperature": 0.7, "max_tokens": 5,
-            "seed": 3, "logit_bias": { "151667": 100.0 },
+            "skip_special_tokens": false, "spaces_between_special_tokens": false, "preserved_tokens": ["</think>"],
+            "temperature": 0.7, "max_tokens": 5, "seed": 3, "logit_bias": { "151667": 100.0 },
         });
         assert_eq!(serde_json::from_slice::<Value>(&encode_completion(&call)).unwrap(), expected);
+        let plain = CompletionCall { model: "m".into(), ..CompletionCall::default() };
+        let expected = json!({ "model": "m", "prompt": "", "stream": false });
+        assert_eq!(serde_json::from_slice::<Value>(&encode_completion(&plain)).unwrap(), expected);
     }
 }

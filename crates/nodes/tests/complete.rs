@@ -1,0 +1,123 @@
+//! The rest of an answer that was begun elsewhere, and how it is found out whether a node writes it.
+#![expect(clippy::unwrap_used, reason = "a helper of a test may fail as the test does")]
+
+use std::time::Duration;
+
+use chat::{ChatEvent, FinishReason, Redacted, SamplingParams};
+use futures::StreamExt;
+use nodes::{NodeAddress, NodeClient, NodeConfig, NodeError, NodeStream, probe_request};
+use routing::{Demand, EgressPass, NodeOption, Policy, may_leave};
+use serde_json::json;
+use testkit::node::{FAKE_MODEL, FakeNode, Gate, Reply, Step};
+
+fn client(node: &FakeNode, key: Option<&str>) -> NodeClient {
+    let address = NodeAddress::parse(&node.url(), key.map(|key| Redacted(key.to_owned()))).unwrap();
+    let config = NodeConfig { inactivity_timeout: Duration::from_secs(60), ..NodeConfig::default() };
+    NodeClient::with_config("node", address, config).unwrap()
+}
+
+fn leave(id: &str) -> EgressPass {
+    let node = NodeOption { id: id.to_owned(), ..NodeOption::default() };
+    may_leave(&Policy::default(), &Demand::default(), &node).unwrap()
+}
+
+const PROMPT: &str = "<|im_start|>user\nsecret question<|im_end|>\n<|im_start|>assistant\n<think>hm";
+
+fn complete(client: &NodeClient, pass: EgressPass) -> Result<NodeStream, NodeError> {
+    let sampling = SamplingParams { max_tokens: Some(7), ..SamplingParams::default() };
+    client.complete(pass, FAKE_MODEL, Redacted(PROMPT.to_owned()), vec!["</think>".to_owned()], sampling)
+}
+
+async fn completing(reply: Reply) -> FakeNode {
+    let node = FakeNode::start().await;
+    node.on(FakeNode::COMPLETIONS, reply);
+    node
+}
+
+async fn error_of(reply: Reply, key: Option<&str>) -> NodeError {
+    let node = completing(reply).await;
+    let events = complete(&client(&node, key), leave("node")).unwrap().collect::<Vec<_>>().await;
+    events.into_iter().next_back().unwrap().unwrap_err()
+}
+
+#[tokio::test]
+async fn the_rest_of_a_text_streams_as_it_is_written() {
+    let gate = Gate::new();
+    let steps = [Step::rest("m"), Step::Wait(gate.clone()), Step::rest("</think>\n\nYes"), Step::finish("length")];
+    let node = completing(Reply::stream(steps.into_iter().chain([Step::usage(9, 3), Step::done()]))).await;
+    let mut stream = complete(&client(&node, None), leave("node")).unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap(), ChatEvent::Text("m".into()));
+    gate.pass();
+    assert_eq!(stream.next().await.unwrap().unwrap(), ChatEvent::Text("</think>\n\nYes".into()));
+    let Some(Ok(ChatEvent::Finished(finish))) = stream.next().await else { panic!("no end") };
+    assert_eq!((finish.reason, finish.usage.unwrap().completion_tokens), (FinishReason::Length, 3));
+    assert!(stream.next().await.is_none());
+    let expected = json!({
+        "model": FAKE_MODEL, "prompt": PROMPT, "stream": true, "stream_options": { "include_usage": true },
+        "skip_special_tokens": false, "spaces_between_special_tokens": false, "preserved_tokens": ["</think>"],
+        "max_tokens": 7,
+    });
+    assert_eq!(node.requests_of(FakeNode::COMPLETIONS)[0].json(), expected);
+}
+
+#[tokio::test]
+async fn a_rest_without_its_end_is_cut_off_and_a_slow_one_given_up() {
+    for ending in [Step::Reset, Step::done(), Step::usage(1, 1)] {
+        let error = error_of(Reply::stream([Step::rest("m"), ending.clone()]), None).await;
+        assert!(matches!(error, NodeError::CutOff), "{ending:?}: {error}");
+    }
+    let node = completing(Reply::silence()).await;
+    let address = NodeAddress::parse(&node.url(), None).unwrap();
+    let config = NodeConfig { inactivity_timeout: Duration::from_millis(50), ..NodeConfig::default() };
+    let client = NodeClient::with_config("node", address, config).unwrap();
+    let last = complete(&client, leave("node")).unwrap().next().await.unwrap();
+    assert!(matches!(last, Err(NodeError::TimedOut { .. })), "{last:?}");
+}
+
+#[tokio::test]
+async fn nothing_goes_to_a_node_without_leave_and_no_error_says_what_went() {
+    let node = completing(Reply::rest(&["m"])).await;
+    assert!(matches!(complete(&client(&node, None), leave("another")), Err(NodeError::NoLeave)));
+    let text = Redacted(PROMPT.to_owned());
+    assert!(!client(&node, None).continues_text(leave("another"), FAKE_MODEL, text, 9).await);
+    assert!(node.requests().is_empty());
+    let error = error_of(Reply::error(400, "bad key sk-secret"), Some("sk-secret")).await;
+    let said = format!("{error} {error:?}");
+    assert!(!said.contains("sk-secret") && !said.contains("secret question"), "{said}");
+}
+
+#[tokio::test]
+async fn a_node_goes_on_with_text_where_it_does_so_and_reads_it_as_we_do() {
+    let goes_on = async |reply: Reply| {
+        let node = completing(reply).await;
+        client(&node, None).continues_text(leave("node"), FAKE_MODEL, Redacted("1 2".to_owned()), 40).await
+    };
+    assert!(goes_on(Reply::whole_rest(" 16 17 18", Some(40))).await);
+    assert!(goes_on(Reply::whole_rest(" 16 17 18", None)).await, "not every server counts");
+    assert!(!goes_on(Reply::whole_rest(" 16 17 18", Some(61))).await, "a template was put around it");
+    assert!(!goes_on(Reply::whole_rest("16 17 18", Some(40))).await, "the space is lost");
+    assert!(!goes_on(Reply::whole_rest("1 2 3", Some(40))).await);
+    assert!(!goes_on(Reply::error(404, "no such path")).await);
+}
+
+#[tokio::test]
+async fn a_node_shows_a_token_where_its_name_comes() {
+    let node = completing(Reply::whole_rest("</think>", None)).await;
+    assert!(client(&node, None).shows_token(FAKE_MODEL, 265, "</think>").await);
+    let asked = node.requests_of(FakeNode::COMPLETIONS)[0].json();
+    assert_eq!((&asked["logit_bias"], &asked["max_tokens"]), (&json!({ "265": 100.0 }), &json!(1)));
+    let hiding = completing(Reply::whole_rest("", None)).await;
+    assert!(!client(&hiding, None).shows_token(FAKE_MODEL, 265, "</think>").await);
+}
+
+#[tokio::test]
+async fn a_node_goes_on_with_a_chat_where_it_does_so() {
+    let node = FakeNode::start().await;
+    assert!(!client(&node, None).continues_chat(FAKE_MODEL).await);
+    let message = json!({ "role": "assistant", "content": "6 17 18" });
+    node.on(FakeNode::CHAT, Reply::json(200, &json!({ "choices": [{ "message": message, "finish_reason": "length" }] })));
+    assert!(client(&node, None).continues_chat(FAKE_MODEL).await);
+    let asked = node.requests_of(FakeNode::CHAT)[0].json();
+    let begun = probe_request().written.unwrap().text;
+    assert_eq!(asked["messages"][1]["content"], format!("{} 1", begun.expose()));
+}
