@@ -20,7 +20,7 @@ use crate::error::{AppError, ErrorCode, chain, sentence};
 use crate::model_list::ModelEntry;
 use crate::node_list::{NodeView, same_model};
 use crate::rendered_answer::{TextAsk, TextFailure};
-use crate::takeover::{file_of, takeover_of_node};
+use crate::takeover::{file_of, probe_unknown, takeover_of_node};
 use crate::{App, Vitals};
 
 /// Tokens that an answer should have room for when a context is chosen for it.
@@ -43,6 +43,8 @@ pub(crate) struct Asked {
     pub(crate) policy: Policy,
     pub(crate) demand: Demand,
     pub(crate) options: Vec<NodeOption>,
+    /// The name by which nodes are asked for the model.
+    pub(crate) model: Option<String>,
     /// The model that would run here.
     pub(crate) entry: Option<ModelEntry>,
 }
@@ -83,7 +85,7 @@ impl AnswerHost {
         }
         let mut demand = Demand {
             stays_local: self.request.stays_local,
-            model_stays_local: on_nodes.is_some_and(|model| settings.keeps_here(&model)),
+            model_stays_local: on_nodes.as_ref().is_some_and(|model| settings.keeps_here(model)),
             least_trust: settings.least_trust,
             place: wanted.cloned().or_else(|| self.request.place.clone()),
             running: running.cloned(),
@@ -101,7 +103,10 @@ impl AnswerHost {
             demand.wanted_context = settings.context_len.max(needed).min(header.context_len);
             demand.model = Some(app.local_model(entry, header));
         }
-        let asked = Asked { policy: app.policy(), demand, options, entry };
+        let mut asked = Asked { policy: app.policy(), demand, options, model: on_nodes, entry };
+        if let Some(running) = running {
+            probe_unknown(app, &mut asked, chat, running, wanted).await;
+        }
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked.clone());
         Ok(asked)
     }
@@ -128,7 +133,7 @@ impl AnswerHost {
                 sentence(&format!("nothing goes to {}: {}", view.name, refusal.sentence())),
             )
         })?;
-        let model = view.model_for(request.model.as_deref()).map(str::to_owned).ok_or_else(|| {
+        let model = view.model_for(asked.model.as_deref()).map(str::to_owned).ok_or_else(|| {
             AppError::new(ErrorCode::NodeFailed, format!("{} has no model to answer with.", view.name))
                 .with_hint("Load one there, then test the node again.")
         })?;

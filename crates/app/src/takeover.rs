@@ -1,20 +1,51 @@
 //! How a node goes on with an answer that was begun elsewhere: asked once for each of its models, and remembered.
 
+use std::time::Duration;
+
 use chat::ChatRequest;
 use engine::RenderedAnswer;
+use futures::future::join_all;
 use handoff::Takeover;
 use nodes::{NodeClient, probe_request};
-use routing::{Continuation, EgressPass, may_leave};
+use routing::{Continuation, EgressPass, NodeOption, Place, Running, may_leave};
+use tokio::time::timeout;
 
 use crate::App;
 use crate::answer_host::Asked;
 use crate::model_list::ModelEntry;
 use crate::node_list::{Continues, same_model};
 
+/// How long the nodes may take to show how they go on, all at once: one of them may load its model first.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks the nodes that `running` could move to how they go on, where nobody knows yet; a decision names no others.
+pub(crate) async fn probe_unknown(
+    app: &App,
+    asked: &mut Asked,
+    request: &ChatRequest,
+    running: &Running,
+    wanted: Option<&Place>,
+) {
+    let could_move_to = |option: &&NodeOption| {
+        let place = Place::Node(option.id.clone());
+        let is_asked_for = wanted.is_none_or(|wanted| *wanted == place);
+        let is_left = running.place == place || running.failed.contains(&place);
+        let is_ready = option.reachable == Some(true) && option.has_model && option.continuation.is_none();
+        is_asked_for && !is_left && is_ready && may_leave(&asked.policy, &asked.demand, option).is_ok()
+    };
+    let unknown: Vec<String> = asked.options.iter().filter(could_move_to).map(|option| option.id.clone()).collect();
+    let probes = unknown.iter().map(|id| timeout(PATIENCE, takeover_of_node(app, asked, request, id)));
+    join_all(probes).await;
+    for option in &mut asked.options {
+        let known = app.inner.nodes.client(&option.id).map(|(_, view)| view.option(asked.model.as_deref()));
+        option.continuation = known.and_then(|known| known.continuation);
+    }
+}
+
 /// How the node goes on with an answer to `request`. `None` where it takes new messages only, or nothing may go there.
 pub(crate) async fn takeover_of_node(app: &App, asked: &Asked, request: &ChatRequest, id: &str) -> Option<Takeover> {
     let (client, view) = app.inner.nodes.client(id)?;
-    let model = view.model_for(request.model.as_deref())?.to_owned();
+    let model = view.model_for(asked.model.as_deref())?.to_owned();
     if let Some(tokenizer) = view.tokenizer_of(&model) {
         return Some(Takeover { level: Continuation::Tokens, tokenizer: Some(tokenizer.to_owned()) });
     }
