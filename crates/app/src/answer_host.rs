@@ -149,10 +149,15 @@ impl AnswerHost {
         }
         let tokenizer = view.tokenizer_of(&model).map(str::to_owned);
         let name = view.name.clone();
-        if let (Some(_), None, Some(entry)) = (&request.written, &tokenizer, file_of(asked, &model)) {
+        if request.written.is_some() && tokenizer.is_none() {
+            let seam = view.continues(&model).text.flatten();
+            let (Some(seam), Some(entry)) = (seam, file_of(asked, &model)) else {
+                let sentence = format!("{} can't go on with this answer.", view.name);
+                return Err(AppError::new(ErrorCode::NodeFailed, sentence));
+            };
             let (engine, path) = (self.app.inner.engine.clone(), entry.path.clone());
             let context_len = asked.demand.wanted_context;
-            let ask = TextAsk { engine, path, client, pass, model: model.clone(), request, context_len };
+            let ask = TextAsk { engine, path, client, pass, seam, model: model.clone(), request, context_len };
             let failed = move |failure| match failure {
                 TextFailure::Rendering(error) => cannot_go_on(error),
                 TextFailure::Node(error) => node_error(&name, &error),

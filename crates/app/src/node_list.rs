@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nodes::{NodeAddress, NodeClient, NodeState, NodeStatus};
+use nodes::{NodeAddress, NodeClient, NodeState, NodeStatus, Seam};
 use routing::{Continuation, NodeOption, Trust};
 use tokio::sync::watch;
 
@@ -36,8 +36,8 @@ pub struct NodeView {
 pub(crate) struct Continues {
     /// A chat whose last message is the beginning of the answer.
     pub(crate) chat: Option<bool>,
-    /// Text that the template of the model's file here has rendered.
-    pub(crate) text: Option<bool>,
+    /// Text that the template of the model's file here has rendered, and how it does; `Some(None)` where it doesn't.
+    pub(crate) text: Option<Option<Seam>>,
     /// Whether it shows these tokens by their names in text.
     pub(crate) shown: HashMap<u32, bool>,
 }
@@ -45,7 +45,7 @@ pub(crate) struct Continues {
 impl Continues {
     /// The most exact way; `None` where nobody knows yet.
     fn level(&self) -> Option<Continuation> {
-        if self.text == Some(true) {
+        if self.text.flatten().is_some() {
             return Some(Continuation::Text);
         }
         self.chat.map(|continues| if continues { Continuation::Prefix } else { Continuation::None })

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Timings, Usage};
 use engine::{EngineHandle, GenerateError, RenderedAnswer, RenderedReader};
 use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
-use nodes::{NodeClient, NodeError, NodeStream};
+use nodes::{NodeClient, NodeError, NodeStream, Seam, TextPrompt};
 use routing::EgressPass;
 
 /// What is needed to let a node go on.
@@ -17,6 +17,7 @@ pub(crate) struct TextAsk {
     pub(crate) path: PathBuf,
     pub(crate) client: Arc<NodeClient>,
     pub(crate) pass: EgressPass,
+    pub(crate) seam: Seam,
     /// Its name there.
     pub(crate) model: String,
     pub(crate) request: ChatRequest,
@@ -49,7 +50,7 @@ impl TextAsk {
     }
 
     async fn ask(self) -> Result<impl Stream<Item = Result<ChatEvent, TextFailure>>, TextFailure> {
-        let Self { engine, path, client, pass, model, request, context_len } = self;
+        let Self { engine, path, client, pass, seam, model, request, context_len } = self;
         let rendered = engine.rendered(&path, &request).await?;
         let RenderedAnswer { prompt, prompt_tokens, written_tokens, marks, reader } = rendered;
         let mut sampling = request.sampling;
@@ -59,8 +60,8 @@ impl TextAsk {
         sampling.max_tokens = Some(most.max(1));
         // They end an answer, and not the thinking before it: the reader looks for them.
         sampling.stop.clear();
-        let names = marks.into_iter().map(|(_, name)| name).collect();
-        let stream = client.complete(pass, &model, prompt, names, sampling)?;
+        let marks = marks.into_iter().map(|(_, name)| name).collect();
+        let stream = client.complete(pass, &model, TextPrompt { prompt, marks, seam }, sampling)?;
         let answer = Answer {
             node: Some(stream),
             reader,
@@ -99,6 +100,11 @@ impl Answer {
             }
             match node.next().await.transpose()? {
                 Some(ChatEvent::Text(text)) => self.out.extend(self.reader.push(&text)?),
+                Some(ChatEvent::Tokens { ids, .. }) => {
+                    if let [token] = ids[..] {
+                        self.reader.begin_with(token);
+                    }
+                }
                 Some(ChatEvent::Finished(finish)) => self.end(finish)?,
                 Some(event @ ChatEvent::Progress(_)) => return Ok(Some(event)),
                 // Nothing else comes of text.

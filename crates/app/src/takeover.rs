@@ -15,8 +15,11 @@ use crate::answer_host::Asked;
 use crate::model_list::ModelEntry;
 use crate::node_list::{Continues, same_model};
 
-/// How long the nodes may take to show how they go on, all at once: one of them may load its model first.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the nodes may take to show how they go on, all at once, while the answer is written elsewhere: they may load a
+/// model first.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The same while nobody writes it.
+const SHORT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Asks the nodes that `running` could move to how they go on, where nobody knows yet; a decision names no others.
 pub(crate) async fn probe_unknown(
@@ -34,7 +37,8 @@ pub(crate) async fn probe_unknown(
         is_asked_for && !is_left && is_ready && may_leave(&asked.policy, &asked.demand, option).is_ok()
     };
     let unknown: Vec<String> = asked.options.iter().filter(could_move_to).map(|option| option.id.clone()).collect();
-    let probes = unknown.iter().map(|id| timeout(PATIENCE, takeover_of_node(app, asked, request, id)));
+    let patience = if running.failed.contains(&running.place) { SHORT_PATIENCE } else { PATIENCE };
+    let probes = unknown.iter().map(|id| timeout(patience, takeover_of_node(app, asked, request, id)));
     join_all(probes).await;
     for option in &mut asked.options {
         let known = app.inner.nodes.client(&option.id).map(|(_, view)| view.option(asked.model.as_deref()));
@@ -114,10 +118,10 @@ impl Node<'_> {
                 Some(probe) => {
                     self.client.continues_text(pass, self.model, probe.prompt, probe.prompt_tokens).await
                 }
-                None => false,
+                None => None,
             });
         }
-        if found.text != Some(true) {
+        if found.text.flatten().is_none() {
             return false;
         }
         for (token, name) in &rendered.marks {

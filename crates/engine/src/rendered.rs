@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use chat::{ChatEvent, ChatRequest, Redacted, Written};
 
 use crate::GenerateError;
@@ -41,12 +43,16 @@ pub struct RenderedReader {
     ends: Stops,
     text: AnswerText,
     told: Told,
+    /// The text of the first token, where its beginning may be missing, and what came of it.
+    first: Option<(String, String)>,
+    /// The text of each token.
+    model: Arc<ModelText>,
 }
 
 impl RenderedAnswer {
     /// # Errors
     /// As [`ModelText::prompt_text`].
-    pub(crate) fn new(model: &ModelText, request: &ChatRequest) -> Result<Self, GenerateError> {
+    pub(crate) fn new(model: &Arc<ModelText>, request: &ChatRequest) -> Result<Self, GenerateError> {
         let (prompt, text) = model.prompt_text(request)?;
         let written = request.written.clone().unwrap_or_default();
         let bos = model.tokenizer.added_bos();
@@ -65,14 +71,14 @@ impl RenderedAnswer {
 impl RenderedReader {
     /// A reader that has read what was written.
     fn new(
-        model: &ModelText,
+        model: &Arc<ModelText>,
         prompt: &Prompt,
         request: &ChatRequest,
         written: &Written,
     ) -> Result<Self, GenerateError> {
         let ends: Vec<String> = model.tokenizer.ends().map(str::to_owned).collect();
         let text = model.answer_text(prompt, &request.sampling);
-        let mut reader = Self { ends: Stops::new(&ends), text, told: Told::new(written) };
+        let mut reader = Self { ends: Stops::new(&ends), text, told: Told::new(written), first: None, model: model.clone() };
         let mut detokenizer = model.tokenizer.detokenizer();
         for token in &prompt.tokens[prompt.answer_at..] {
             let events = reader.text.push(&detokenizer.push(model.piece(prompt, *token)));
@@ -81,14 +87,35 @@ impl RenderedReader {
         Ok(reader)
     }
 
+    /// What comes begins with that token, whose space the server leaves out.
+    pub fn begin_with(&mut self, token: u32) {
+        let piece = String::from_utf8_lossy(self.model.tokenizer.name_or_piece(token));
+        self.first = piece.starts_with(' ').then(|| (piece.into_owned(), String::new()));
+    }
+
     /// Adds text that came; gives what is certain now.
     ///
     /// # Errors
-    /// When the answer says something else than was told of it before.
+    /// When the answer says something else than was told of it before, or begins with another token than was said.
     pub fn push(&mut self, text: &str) -> Result<Vec<ChatEvent>, GenerateError> {
         if self.is_stopped() {
             return Ok(Vec::new());
         }
+        let Some((first, begun)) = &mut self.first else { return self.push_whole(text) };
+        begun.push_str(text);
+        let shown = &first[1..];
+        if begun.starts_with(shown) {
+            let text = format!(" {begun}");
+            self.first = None;
+            return self.push_whole(&text);
+        }
+        if shown.starts_with(begun.as_str()) {
+            return Ok(Vec::new());
+        }
+        Err(GenerateError::InvalidRequest("the server went on with another token than it said".to_owned()))
+    }
+
+    fn push_whole(&mut self, text: &str) -> Result<Vec<ChatEvent>, GenerateError> {
         let text = self.ends.push(text);
         let events = self.text.push(&text);
         self.untold(events)
@@ -99,10 +126,14 @@ impl RenderedReader {
     /// # Errors
     /// As [`Self::push`].
     pub fn finish(&mut self) -> Result<Vec<ChatEvent>, GenerateError> {
+        // Half of the first token: the answer was as short as that.
+        let first = self.first.take().filter(|(_, begun)| !begun.is_empty());
+        let mut events = first.map_or(Ok(Vec::new()), |(_, begun)| self.push_whole(&format!(" {begun}")))?;
         let rest = self.ends.release();
-        let mut events = self.text.push(&rest);
-        events.extend(self.text.finish());
-        self.untold(events)
+        let mut last = self.text.push(&rest);
+        last.extend(self.text.finish());
+        events.extend(self.untold(last)?);
+        Ok(events)
     }
 
     /// Whether the answer ended by a stop string, or by a token that ends answers of this model: nothing that comes then
@@ -160,10 +191,10 @@ mod tests {
         }
     }
 
-    fn load(template: &str, marks: &[&str]) -> ModelText {
+    fn load(template: &str, marks: &[&str]) -> Arc<ModelText> {
         let folder = tempfile::tempdir().unwrap();
         let model = tiny_model_with(1, template, marks).bool("tokenizer.ggml.add_bos_token", true);
-        ModelText::load(&model.write(folder.path(), "m.gguf").unwrap()).unwrap()
+        Arc::new(ModelText::load(&model.write(folder.path(), "m.gguf").unwrap()).unwrap())
     }
 
     fn family(name: &str) -> String {
@@ -217,7 +248,7 @@ mod tests {
     }
 
     /// The same after each character that was told, where nobody knows the tokens.
-    fn check_without_tokens(model: &ModelText, request: &ChatRequest, conversation: &str, expected: &Told) {
+    fn check_without_tokens(model: &Arc<ModelText>, request: &ChatRequest, conversation: &str, expected: &Told) {
         if !expected.calls.is_empty() {
             return;
         }
@@ -329,7 +360,8 @@ mod tests {
         // Where the tokenizer adds no beginning, the template's stays.
         let folder = tempfile::tempdir().unwrap();
         let path = tiny_model_with(1, "{{ bos_token }}{{ messages[0].content }}", &[]).write(folder.path(), "m.gguf");
-        let rendered = RenderedAnswer::new(&ModelText::load(&path.unwrap()).unwrap(), &ask("Hi", &[], &[])).unwrap();
+        let model = Arc::new(ModelText::load(&path.unwrap()).unwrap());
+        let rendered = RenderedAnswer::new(&model, &ask("Hi", &[], &[])).unwrap();
         assert_eq!((rendered.prompt.0.as_ref(), rendered.prompt_tokens), ("<|endoftext|>Hi", 3));
     }
 
@@ -354,6 +386,30 @@ mod tests {
         model.tokenizer.encode_marks("<think>", &mut thought);
         assert!(goes("Hi", Written { tokens: thought, ..Written::default() }));
         assert!(!goes("Hi", Written { calls: 1, ..Written::default() }), "calls need their tokens");
+    }
+
+    #[test]
+    fn a_space_that_a_server_drops_is_put_there_again() {
+        let model = load("{{ messages[0].content }}", &[]);
+        let mut tokens = Vec::new();
+        model.tokenizer.encode_text(" w", true, &mut tokens);
+        let [token] = tokens[..] else { panic!("{tokens:?}") };
+        let written = Some(told("", "Who", &[]).written(&[]));
+        let request = ChatRequest { written, ..ask("Hi", &[], &[]) };
+        let read = |first: u32, pieces: &[&str]| {
+            let mut reader = RenderedAnswer::new(&model, &request).unwrap().reader;
+            reader.begin_with(first);
+            let mut rest = told("", "Who", &[]);
+            for piece in pieces {
+                rest.add(reader.push(piece)?);
+            }
+            rest.add(reader.finish()?);
+            Ok::<_, GenerateError>(rest.text)
+        };
+        assert_eq!(read(token, &["w", "rote"]).unwrap(), "Who wrote");
+        assert_eq!(read(token, &["", "wrote"]).unwrap(), "Who wrote");
+        assert_eq!(read(u32::from(b's'), &["s", "e"]).unwrap(), "Whose");
+        assert!(matches!(read(token, &["x"]), Err(GenerateError::InvalidRequest(_))));
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::time::Duration;
 
 use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Usage};
@@ -168,7 +169,7 @@ impl<H: Host> Answer<'_, H> {
                 self.give_up(lost.take()?).await;
                 return None;
             }
-            let decision = match self.decide(None, None).await {
+            let decision = match self.host.decide(self.running(None).as_ref(), None).await {
                 Ok(decision) => decision,
                 Err(failure) => {
                     self.give_up(lost.unwrap_or(failure)).await;
@@ -202,15 +203,37 @@ impl<H: Host> Answer<'_, H> {
         place_of(decision).filter(|place| !self.failed.contains(place))
     }
 
-    async fn decide(&self, concern: Option<Concern>, wanted: Option<&Place>) -> Result<Decision, H::Failure> {
+    fn running(&self, concern: Option<Concern>) -> Option<Running> {
         let current = self.ledger.segments().last().map(|segment| segment.place.clone());
-        let running = current.or_else(|| self.failed.last().cloned()).map(|place| Running {
+        current.or_else(|| self.failed.last().cloned()).map(|place| Running {
             place,
             tokens: self.ledger.token_count(),
             failed: self.failed.clone(),
             concern,
-        });
-        self.host.decide(running.as_ref(), wanted).await
+        })
+    }
+
+    /// Waits for `work` while the place that writes goes on.
+    ///
+    /// # Errors
+    /// When it finished or failed meanwhile.
+    async fn meanwhile<T>(
+        &mut self,
+        source: &mut Source<H>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, End<H::Failure>> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                event = timeout(SILENCE, source.opened.stream.next()) => {
+                    if let Some(end) = self.heard(source, event.ok()).await {
+                        return Err(end);
+                    }
+                }
+            }
+        }
     }
 
     /// Asks a place to begin, or to go on with what is written; the error is `None` where it can't at this point.
@@ -331,16 +354,18 @@ impl<H: Host> Answer<'_, H> {
     async fn hand_over(&mut self, source: &mut Source<H>, why: Why) -> Result<Option<Source<H>>, End<H::Failure>> {
         let is_urgent = matches!(&why, Why::Concern(concern) if concern.is_urgent);
         loop {
-            let decided = match &why {
-                Why::Concern(concern) => self.decide(Some(concern.clone()), None).await,
-                Why::Wanted(place) => self.decide(None, Some(place)).await,
+            let host = self.host;
+            let (concern, wanted) = match &why {
+                Why::Concern(concern) => (Some(concern.clone()), None),
+                Why::Wanted(place) => (None, Some(place)),
             };
-            let Ok(decision) = decided else { return Ok(None) };
+            let running = self.running(concern);
+            let Ok(decision) = self.meanwhile(source, host.decide(running.as_ref(), wanted)).await? else { return Ok(None) };
             let Some(place) = self.untried(&decision).filter(|place| *place != source.place) else {
                 self.send(HandoffEvent::Stayed(Box::new(decision))).await;
                 return Ok(None);
             };
-            let takeover = self.host.takeover(&place).await;
+            let takeover = self.meanwhile(source, host.takeover(&place)).await?;
             if self.continued(&takeover, &place).is_none() {
                 self.failed.push(place);
                 continue;

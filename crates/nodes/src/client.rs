@@ -36,6 +36,26 @@ impl Default for NodeConfig {
     }
 }
 
+/// A text to go on with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextPrompt {
+    /// The text.
+    pub prompt: Redacted<String>,
+    /// Names of control tokens that what follows must show.
+    pub marks: Vec<String>,
+    /// What the node does where it begins.
+    pub seam: Seam,
+}
+
+/// What becomes of a space at the beginning of what follows a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seam {
+    /// It is there.
+    Kept,
+    /// It is left out, as mlx_lm does; the node tells tokens, by which it can be put there again.
+    SpaceDropped,
+}
+
 /// The client of one node. It holds no connection while nothing is asked.
 pub struct NodeClient {
     http: Client,
@@ -115,7 +135,9 @@ impl NodeClient {
     }
 
     /// Asks `model` to go on with a text as it stands, without a template: the stream's texts are what follows it, those of
-    /// the control tokens `marks` by their names where the node shows them. All else is as in [`chat`](Self::chat).
+    /// the control tokens `marks` by their names where the node shows them. One that drops a space there first tells the id
+    /// of the token that it begins with; it draws the same one again, for which the sampling must name a seed. All else is
+    /// as in [`chat`](Self::chat).
     ///
     /// # Errors
     /// `NoLeave` where the pass is for another node.
@@ -123,15 +145,21 @@ impl NodeClient {
         &self,
         pass: EgressPass,
         model: &str,
-        prompt: Redacted<String>,
-        marks: Vec<String>,
+        text: TextPrompt,
         sampling: SamplingParams,
     ) -> Result<NodeStream, NodeError> {
         if pass.node_id() != self.id {
             return Err(NodeError::NoLeave);
         }
-        let call = CompletionCall { model: model.to_owned(), prompt, marks, sampling, stream: true };
-        Ok(self.stream(COMPLETIONS, model, encode_completion(&call)))
+        let TextPrompt { prompt, marks, seam } = text;
+        let call = CompletionCall { model: model.to_owned(), prompt, marks, sampling, stream: true, tells_tokens: false };
+        let rest = self.stream(COMPLETIONS, model, encode_completion(&call));
+        if seam == Seam::Kept {
+            return Ok(rest);
+        }
+        let sampling = SamplingParams { max_tokens: Some(1), ..call.sampling };
+        let call = CompletionCall { sampling, stream: false, tells_tokens: true, ..call };
+        Ok(rest.after_first_token(self.stream(COMPLETIONS, model, encode_completion(&call))))
     }
 
     fn stream(&self, path: &str, model: &str, body: Vec<u8>) -> NodeStream {

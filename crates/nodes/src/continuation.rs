@@ -5,8 +5,8 @@ use routing::EgressPass;
 use tokio::time::timeout;
 use wire::openai::{ChatCall, CompletionCall, Piece, decode_response, encode_completion, encode_request};
 
-use crate::NodeClient;
 use crate::client::{COMPLETIONS, read_bounded};
+use crate::{NodeClient, Seam};
 
 /// Numbers have one way to go on, which the smallest models know, and which a server that begins anew doesn't write.
 const QUESTION: &str = "Write the numbers from 1 to 30, with a space between them and nothing else.";
@@ -47,44 +47,53 @@ impl NodeClient {
         reply.is_some_and(|reply| reply.text.is_some_and(|text| text.starts_with(REST)))
     }
 
-    /// Whether `model` goes on with text as it stands: `prompt` is [`probe_request`] as the model's template renders it,
-    /// of `prompt_tokens` tokens. A node that counts others reads control tokens otherwise, or puts a template around the
-    /// text; one that doesn't count them is taken at its word.
+    /// How `model` goes on with text as it stands: `prompt` is [`probe_request`] as the model's template renders it, of
+    /// `prompt_tokens` tokens. `None` where it doesn't. A node that counts others reads control tokens otherwise, or puts a
+    /// template around the text; one that doesn't count them is taken at its word.
     ///
-    /// The pass is for `prompt`, of which nobody here can tell what is in it; one for another node finds nothing out.
-    pub async fn continues_text(&self, pass: EgressPass, model: &str, prompt: Redacted<String>, prompt_tokens: usize) -> bool {
+    /// The pass is for `prompt`, of which nobody here can tell what is in it; with one for another node nothing is asked.
+    pub async fn continues_text(
+        &self,
+        pass: EgressPass,
+        model: &str,
+        prompt: Redacted<String>,
+        prompt_tokens: usize,
+    ) -> Option<Seam> {
         if pass.node_id() != self.id() {
-            return false;
+            return None;
         }
-        let reply = self.complete_briefly(model, prompt, Vec::new(), greedy(REST_TOKENS)).await;
-        let Some(reply) = reply else { return false };
+        let sampling = greedy(REST_TOKENS);
+        let call = CompletionCall { model: model.to_owned(), prompt, sampling, ..CompletionCall::default() };
+        let reply = self.post(COMPLETIONS, encode_completion(&call)).await?;
         let counted = reply.usage.map(|usage| usage.prompt_tokens).filter(|count| *count > 0);
-        let goes_on = reply.text.is_some_and(|text| text.strip_prefix(HALF).is_some_and(|rest| rest.starts_with(REST)));
         if counted.is_some_and(|count| count != prompt_tokens) {
             tracing::info!(model, ?counted, prompt_tokens, "a node reads a rendered prompt in another way");
-            return false;
+            return None;
         }
-        goes_on
+        let (rest, text) = (format!("{HALF}{REST}"), reply.text?);
+        if text.starts_with(&rest) {
+            return Some(Seam::Kept);
+        }
+        if !text.starts_with(rest.trim_start()) {
+            return None;
+        }
+        let first = CompletionCall { sampling: greedy(1), tells_tokens: true, ..call };
+        let first = self.post(COMPLETIONS, encode_completion(&first)).await?;
+        (first.tokens.len() == 1).then_some(Seam::SpaceDropped)
     }
 
     /// Whether the node shows the control token of that id by its name in a text: found out by leaving the model no other
     /// token to write.
     pub async fn shows_token(&self, model: &str, id: u32, name: &str) -> bool {
-        let sampling = SamplingParams { logit_bias: vec![(id, 100.0)], ..greedy(1) };
-        let prompt = Redacted(BEGINNING.to_owned());
-        let reply = self.complete_briefly(model, prompt, vec![name.to_owned()], sampling).await;
+        let call = CompletionCall {
+            model: model.to_owned(),
+            prompt: Redacted(BEGINNING.to_owned()),
+            marks: vec![name.to_owned()],
+            sampling: SamplingParams { logit_bias: vec![(id, 100.0)], ..greedy(1) },
+            ..CompletionCall::default()
+        };
+        let reply = self.post(COMPLETIONS, encode_completion(&call)).await;
         reply.is_some_and(|reply| reply.text.is_some_and(|text| text.trim() == name))
-    }
-
-    async fn complete_briefly(
-        &self,
-        model: &str,
-        prompt: Redacted<String>,
-        marks: Vec<String>,
-        sampling: SamplingParams,
-    ) -> Option<Piece> {
-        let call = CompletionCall { model: model.to_owned(), prompt, marks, sampling, stream: false };
-        self.post(COMPLETIONS, encode_completion(&call)).await
     }
 
     async fn post(&self, path: &str, body: Vec<u8>) -> Option<Piece> {

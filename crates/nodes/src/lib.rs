@@ -18,6 +18,6 @@ mod probe;
 pub use address::NodeAddress;
 pub use answer::NodeStream;
 pub use continuation::probe_request;
-pub use client::{NodeClient, NodeConfig};
+pub use client::{NodeClient, NodeConfig, Seam, TextPrompt};
 pub use error::NodeError;
 pub use probe::{NodeState, NodeStatus};

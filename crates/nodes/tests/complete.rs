@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chat::{ChatEvent, FinishReason, Redacted, SamplingParams};
 use futures::StreamExt;
-use nodes::{NodeAddress, NodeClient, NodeConfig, NodeError, NodeStream, probe_request};
+use nodes::{NodeAddress, NodeClient, NodeConfig, NodeError, NodeStream, Seam, TextPrompt, probe_request};
 use routing::{Demand, EgressPass, NodeOption, Policy, may_leave};
 use serde_json::json;
 use testkit::node::{FAKE_MODEL, FakeNode, Gate, Reply, Step};
@@ -23,9 +23,13 @@ fn leave(id: &str) -> EgressPass {
 
 const PROMPT: &str = "<|im_start|>user\nsecret question<|im_end|>\n<|im_start|>assistant\n<think>hm";
 
+fn text(seam: Seam) -> TextPrompt {
+    TextPrompt { prompt: Redacted(PROMPT.to_owned()), marks: vec!["</think>".to_owned()], seam }
+}
+
 fn complete(client: &NodeClient, pass: EgressPass) -> Result<NodeStream, NodeError> {
     let sampling = SamplingParams { max_tokens: Some(7), ..SamplingParams::default() };
-    client.complete(pass, FAKE_MODEL, Redacted(PROMPT.to_owned()), vec!["</think>".to_owned()], sampling)
+    client.complete(pass, FAKE_MODEL, text(Seam::Kept), sampling)
 }
 
 async fn completing(reply: Reply) -> FakeNode {
@@ -79,7 +83,7 @@ async fn nothing_goes_to_a_node_without_leave_and_no_error_says_what_went() {
     let node = completing(Reply::rest(&["m"])).await;
     assert!(matches!(complete(&client(&node, None), leave("another")), Err(NodeError::NoLeave)));
     let text = Redacted(PROMPT.to_owned());
-    assert!(!client(&node, None).continues_text(leave("another"), FAKE_MODEL, text, 9).await);
+    assert_eq!(client(&node, None).continues_text(leave("another"), FAKE_MODEL, text, 9).await, None);
     assert!(node.requests().is_empty());
     let error = error_of(Reply::error(400, "bad key sk-secret"), Some("sk-secret")).await;
     let said = format!("{error} {error:?}");
@@ -92,12 +96,51 @@ async fn a_node_goes_on_with_text_where_it_does_so_and_reads_it_as_we_do() {
         let node = completing(reply).await;
         client(&node, None).continues_text(leave("node"), FAKE_MODEL, Redacted("1 2".to_owned()), 40).await
     };
-    assert!(goes_on(Reply::whole_rest(" 16 17 18", Some(40))).await);
-    assert!(goes_on(Reply::whole_rest(" 16 17 18", None)).await, "not every server counts");
-    assert!(!goes_on(Reply::whole_rest(" 16 17 18", Some(61))).await, "a template was put around it");
-    assert!(!goes_on(Reply::whole_rest("16 17 18", Some(40))).await, "the space is lost");
-    assert!(!goes_on(Reply::whole_rest("1 2 3", Some(40))).await);
-    assert!(!goes_on(Reply::error(404, "no such path")).await);
+    assert_eq!(goes_on(Reply::whole_rest(" 16 17 18", Some(40))).await, Some(Seam::Kept));
+    assert_eq!(goes_on(Reply::whole_rest(" 16 17 18", None)).await, Some(Seam::Kept), "not every server counts");
+    assert_eq!(goes_on(Reply::whole_rest(" 16 17 18", Some(61))).await, None, "a template was put around it");
+    assert_eq!(goes_on(Reply::whole_rest("16 17 18", Some(40))).await, None, "the space is lost");
+    assert_eq!(goes_on(Reply::whole_rest("1 2 3", Some(40))).await, None);
+    assert_eq!(goes_on(Reply::error(404, "no such path")).await, None);
+}
+
+/// The first token of a rest, as mlx_lm tells it.
+fn first_token(text: &str, id: u32) -> Reply {
+    let logprobs = json!({ "content": [{ "id": id, "logprob": -0.5 }] });
+    let choices = json!([{ "index": 0, "text": text, "logprobs": logprobs, "finish_reason": "length" }]);
+    Reply::json(200, &json!({ "object": "text_completion", "choices": choices }))
+}
+
+#[tokio::test]
+async fn a_node_that_drops_a_space_tells_the_token_that_has_it() {
+    let node = completing(Reply::whole_rest("16 17 18", Some(40))).await;
+    node.then(FakeNode::COMPLETIONS, first_token("1", 220));
+    node.then(FakeNode::COMPLETIONS, first_token("so", 773));
+    node.then(FakeNode::COMPLETIONS, Reply::rest(&["so", " on"]));
+    let prompt = Redacted("1 2".to_owned());
+    let seam = client(&node, None).continues_text(leave("node"), FAKE_MODEL, prompt, 40).await;
+    assert_eq!(seam, Some(Seam::SpaceDropped));
+    let sampling = SamplingParams { seed: Some(3), max_tokens: Some(9), ..SamplingParams::default() };
+    let stream = client(&node, None).complete(leave("node"), FAKE_MODEL, text(Seam::SpaceDropped), sampling).unwrap();
+    let events: Vec<_> = stream.map(|event| event.unwrap()).collect().await;
+    assert_eq!(events[0], ChatEvent::Tokens { from: 0, ids: vec![773] });
+    assert_eq!(events[1..3], ["so", " on"].map(|text| ChatEvent::Text(text.to_owned())));
+    assert!(matches!(events[3..], [ChatEvent::Finished(_)]), "{events:?}");
+    let asked: Vec<_> = node.requests_of(FakeNode::COMPLETIONS).iter().map(|request| request.json()).collect();
+    let [first, rest] = &asked[2..] else { panic!("{asked:?}") };
+    assert_eq!((&first["logprobs"], &first["max_tokens"], &first["stream"]), (&json!(true), &json!(1), &json!(false)));
+    for same in ["prompt", "seed"] {
+        assert_eq!(first[same], rest[same]);
+    }
+    // A failure there is the end.
+    node.on(FakeNode::COMPLETIONS, Reply::whole_rest("so", None));
+    let stream = client(&node, None).complete(leave("node"), FAKE_MODEL, text(Seam::SpaceDropped), greedy()).unwrap();
+    let events: Vec<_> = stream.collect().await;
+    assert!(matches!(events[..], [Err(NodeError::NotANode { .. })]), "{events:?}");
+}
+
+fn greedy() -> SamplingParams {
+    SamplingParams { temperature: Some(0.0), ..SamplingParams::default() }
 }
 
 #[tokio::test]

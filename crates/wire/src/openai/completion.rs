@@ -15,6 +15,8 @@ pub struct CompletionCall {
     pub marks: Vec<String>,
     /// How tokens are drawn. Without `max_tokens` many servers stop after 16.
     pub sampling: SamplingParams,
+    /// Tell the ids of the tokens, too, as mlx_lm does with their probabilities.
+    pub tells_tokens: bool,
     /// The rest is wanted as a stream of events, with token counts at its end.
     pub stream: bool,
 }
@@ -33,6 +35,9 @@ pub fn encode_completion(call: &CompletionCall) -> Vec<u8> {
     body.insert("stream".into(), json!(call.stream));
     if call.stream {
         body.insert("stream_options".into(), json!({ "include_usage": true }));
+    }
+    if call.tells_tokens {
+        body.insert("logprobs".into(), json!(true));
     }
     insert_sampling(&mut body, &call.sampling);
     if !call.sampling.logit_bias.is_empty() {
@@ -56,8 +61,9 @@ mod tests {
             ..SamplingParams::default()
         };
         let prompt = Redacted("<|im_start|>user\nHi".to_owned());
+        let marks = vec!["</think>".into()];
         let call =
-            CompletionCall { model: "m".into(), prompt, marks: vec!["</think>".into()], sampling, stream: true };
+            CompletionCall { model: "m".into(), prompt, marks, sampling, stream: true, ..CompletionCall::default() };
         assert!(!format!("{call:?}").contains("Hi"));
         let expected = json!({
             "model": "m", "prompt": "<|im_start|>user\nHi", "stream": true, "stream_options": { "include_usage": true },

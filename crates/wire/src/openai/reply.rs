@@ -206,10 +206,14 @@ fn piece(value: &Value) -> Result<Piece, DecodeError> {
     // llama.cpp, SGLang and DeepSeek say `reasoning_content`; vLLM, mlx_lm, Ollama and LM Studio `reasoning`; some both.
     piece.thinking = text("reasoning_content").or_else(|| text("reasoning"));
     piece.tool_calls = part.map(parts_of).unwrap_or_default();
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     let ids = member_of(choice, "token_ids").and_then(Value::as_array);
-    let ids = ids.map(|ids| ids.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect());
+    let ids = ids.map(|ids| ids.iter().map(id).collect::<Option<Vec<u32>>>());
+    // mlx_lm tells them with their probabilities.
+    let scored = choice.pointer("/logprobs/content").and_then(Value::as_array);
+    let scored = || scored.map(|tokens| tokens.iter().map(|token| id(token.get("id")?)).collect());
     // One that is no token makes the others useless.
-    piece.tokens = ids.and_then(|ids: Option<Vec<u32>>| ids).unwrap_or_default();
+    piece.tokens = ids.or_else(scored).flatten().unwrap_or_default();
     piece.token_offset =
         member_of(choice, "token_offset").and_then(Value::as_u64).and_then(|from| usize::try_from(from).ok());
     piece.finish = choice.get("finish_reason").and_then(Value::as_str).and_then(reason_of);
@@ -364,6 +368,8 @@ mod tests {
         let ids = |list: &str| {
             decode_chunk(&format!(r#"{{"choices":[{{"delta":{{}},"token_ids":{list}}}]}}"#)).unwrap().tokens
         };
+        let scored = r#"{"choices":[{"text":"a","logprobs":{"content":[{"id":7,"logprob":-0.5},{"id":9,"logprob":-1}]}}]}"#;
+        assert_eq!(decode_chunk(scored).unwrap().tokens, [7, 9]);
         assert_eq!([ids("[7,8]"), ids("[7,-8]"), ids("null"), ids("7")], [vec![7, 8], vec![], vec![], vec![]]);
     }
 
