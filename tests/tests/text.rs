@@ -111,7 +111,9 @@ async fn thinking_that_another_machine_began_goes_on_as_text_and_ends_at_a_stop_
     let [probe, mark, rest] = world.asked_for_rest().try_into().unwrap();
     let numbers = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15";
     let probed = probe["prompt"].as_str().unwrap();
-    assert!(probed.starts_with("<|im_start|>user\nWrite the numbers") && probed.ends_with(&format!("assistant\n{numbers}")));
+    assert!(
+        probed.starts_with("<|im_start|>user\nWrite the numbers") && probed.ends_with(&format!("assistant\n{numbers}"))
+    );
     assert_eq!(mark["logit_bias"], json!({ (THINK + 1).to_string(): 100.0 }));
     let expected = json!({
         "model": "tiny", "prompt": format!("{CONVERSATION}<think>hm"), "max_tokens": 397, "seed": 5, "stream": true,
@@ -173,8 +175,7 @@ async fn a_server_that_hides_the_marks_of_thinking_gets_no_thinking_to_go_on_wit
 #[tokio::test]
 async fn an_answer_that_began_here_moves_to_a_server_of_plain_text() {
     let models = tempfile::tempdir().unwrap();
-    let fixture =
-        Fixture::start(OffloadMode::Auto, &[tiny_model(7).write(models.path(), "tiny.gguf").unwrap()]).await;
+    let fixture = Fixture::start(OffloadMode::Auto, &[tiny_model(7).write(models.path(), "tiny.gguf").unwrap()]).await;
     let settings = app::Settings { temperature: Some(0.0), ..fixture.app.settings() };
     fixture.app.save_settings(settings).await.unwrap();
     let node = FakeNode::start().await;

@@ -116,8 +116,7 @@ impl AnswerHost {
         let entry = asked.entry.as_ref().ok_or_else(no_model)?;
         let tokenizer = entry.usable().map(|header| header.tokenizer.clone());
         let goes_on = request.written.is_some();
-        let failed =
-            move |error: GenerateError| if goes_on { cannot_go_on(error) } else { generate_error(error) };
+        let failed = move |error: GenerateError| if goes_on { cannot_go_on(error) } else { generate_error(error) };
         let spec = self.app.load_spec(entry, context_len);
         let stream = self.app.inner.engine.chat(spec, request).map(move |event| event.map_err(failed));
         Ok(Opened { stream: stream.boxed(), model: entry.id.clone(), tokenizer })
@@ -190,9 +189,7 @@ impl Host for AnswerHost {
                     tokenizer: Some(header.tokenizer.clone()),
                 })
             }
-            Place::Node(id) => {
-                takeover_of_node(&self.app, &asked, &self.request.chat, id).await.unwrap_or(none)
-            }
+            Place::Node(id) => takeover_of_node(&self.app, &asked, &self.request.chat, id).await.unwrap_or(none),
         }
     }
 

@@ -69,9 +69,10 @@ impl TextAsk {
             written_tokens,
             out: VecDeque::new(),
         };
-        Ok(stream::try_unfold(answer, |mut answer| async move {
-            Ok(answer.next().await?.map(|event| (event, answer)))
-        }))
+        Ok(stream::try_unfold(
+            answer,
+            |mut answer| async move { Ok(answer.next().await?.map(|event| (event, answer))) },
+        ))
     }
 }
 

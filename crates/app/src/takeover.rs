@@ -115,9 +115,7 @@ impl Node<'_> {
     ) -> bool {
         if found.text.is_none() {
             found.text = Some(match self.renders(entry, &probe_request()).await {
-                Some(probe) => {
-                    self.client.continues_text(pass, self.model, probe.prompt, probe.prompt_tokens).await
-                }
+                Some(probe) => self.client.continues_text(pass, self.model, probe.prompt, probe.prompt_tokens).await,
                 None => None,
             });
         }

@@ -147,7 +147,8 @@ impl ModelText {
         let mut text = rendered.text.replace(rendered.seal, "");
         match &request.written {
             Some(written) if written.tokens.is_empty() => {
-                for part in self.format.rewritten(prompt.starts_thinking, written.thinking.expose(), written.text.expose())
+                for part in
+                    self.format.rewritten(prompt.starts_thinking, written.thinking.expose(), written.text.expose())
                 {
                     if let Rewritten::Mark(names) = &part {
                         marks.extend(self.tokenizer.marks_in(names));

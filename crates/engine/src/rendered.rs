@@ -78,7 +78,8 @@ impl RenderedReader {
     ) -> Result<Self, GenerateError> {
         let ends: Vec<String> = model.tokenizer.ends().map(str::to_owned).collect();
         let text = model.answer_text(prompt, &request.sampling);
-        let mut reader = Self { ends: Stops::new(&ends), text, told: Told::new(written), first: None, model: model.clone() };
+        let mut reader =
+            Self { ends: Stops::new(&ends), text, told: Told::new(written), first: None, model: model.clone() };
         let mut detokenizer = model.tokenizer.detokenizer();
         for token in &prompt.tokens[prompt.answer_at..] {
             let events = reader.text.push(&detokenizer.push(model.piece(prompt, *token)));
@@ -222,7 +223,8 @@ mod tests {
         let mut tokens = Vec::new();
         model.tokenizer.encode_marks(raw, &mut tokens);
         let prompt = model.prompt(request).unwrap();
-        let (mut detokenizer, mut text) = (model.tokenizer.detokenizer(), model.answer_text(&prompt, &request.sampling));
+        let (mut detokenizer, mut text) =
+            (model.tokenizer.detokenizer(), model.answer_text(&prompt, &request.sampling));
         let mut told = Told::default();
         let end = tokens.iter().position(|token| model.tokenizer.ends_generation(*token));
         for cut in 0..=end.unwrap_or(tokens.len()) {
@@ -325,13 +327,7 @@ mod tests {
             &told("hm", "", &[("f", r#"{"x":"y"}"#)]),
         );
         check(&mistral, &MISTRAL, &hello, "Grüße 🌊 STOP", &told("", "Grüße 🌊 ", &[]));
-        check(
-            &mistral,
-            &MISTRAL,
-            &calls,
-            "[TOOL_CALLS]f[ARGS]{\"x\": \"y\"}",
-            &told("", "", &[("f", r#"{"x":"y"}"#)]),
-        );
+        check(&mistral, &MISTRAL, &calls, "[TOOL_CALLS]f[ARGS]{\"x\": \"y\"}", &told("", "", &[("f", r#"{"x":"y"}"#)]));
         check(&ministral, &MISTRAL, &hello, "[THINK]hm…[/THINK]\n\nGrüße 🌊", &told("hm…", "Grüße 🌊", &[]));
         let chatml = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}\
                       {% endfor %}<|im_start|>assistant\n";

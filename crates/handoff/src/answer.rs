@@ -360,7 +360,9 @@ impl<H: Host> Answer<'_, H> {
                 Why::Wanted(place) => (None, Some(place)),
             };
             let running = self.running(concern);
-            let Ok(decision) = self.meanwhile(source, host.decide(running.as_ref(), wanted)).await? else { return Ok(None) };
+            let Ok(decision) = self.meanwhile(source, host.decide(running.as_ref(), wanted)).await? else {
+                return Ok(None);
+            };
             let Some(place) = self.untried(&decision).filter(|place| *place != source.place) else {
                 self.send(HandoffEvent::Stayed(Box::new(decision))).await;
                 return Ok(None);

@@ -152,7 +152,8 @@ impl NodeClient {
             return Err(NodeError::NoLeave);
         }
         let TextPrompt { prompt, marks, seam } = text;
-        let call = CompletionCall { model: model.to_owned(), prompt, marks, sampling, stream: true, tells_tokens: false };
+        let call =
+            CompletionCall { model: model.to_owned(), prompt, marks, sampling, stream: true, tells_tokens: false };
         let rest = self.stream(COMPLETIONS, model, encode_completion(&call));
         if seam == Seam::Kept {
             return Ok(rest);

@@ -24,11 +24,7 @@ const REPLY_LIMIT: usize = 1 << 20;
 /// [`NodeClient::continues_text`].
 pub fn probe_request() -> ChatRequest {
     let written = Written { text: Redacted(BEGINNING.to_owned()), ..Written::default() };
-    ChatRequest {
-        messages: vec![Message::new(Role::User, QUESTION)],
-        written: Some(written),
-        ..ChatRequest::default()
-    }
+    ChatRequest { messages: vec![Message::new(Role::User, QUESTION)], written: Some(written), ..ChatRequest::default() }
 }
 
 impl NodeClient {

@@ -17,7 +17,7 @@ mod probe;
 
 pub use address::NodeAddress;
 pub use answer::NodeStream;
-pub use continuation::probe_request;
 pub use client::{NodeClient, NodeConfig, Seam, TextPrompt};
+pub use continuation::probe_request;
 pub use error::NodeError;
 pub use probe::{NodeState, NodeStatus};

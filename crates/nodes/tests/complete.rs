@@ -158,7 +158,10 @@ async fn a_node_goes_on_with_a_chat_where_it_does_so() {
     let node = FakeNode::start().await;
     assert!(!client(&node, None).continues_chat(FAKE_MODEL).await);
     let message = json!({ "role": "assistant", "content": "6 17 18" });
-    node.on(FakeNode::CHAT, Reply::json(200, &json!({ "choices": [{ "message": message, "finish_reason": "length" }] })));
+    node.on(
+        FakeNode::CHAT,
+        Reply::json(200, &json!({ "choices": [{ "message": message, "finish_reason": "length" }] })),
+    );
     assert!(client(&node, None).continues_chat(FAKE_MODEL).await);
     let asked = node.requests_of(FakeNode::CHAT)[0].json();
     let begun = probe_request().written.unwrap().text;

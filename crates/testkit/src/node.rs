@@ -81,7 +81,9 @@ impl Step {
 
     /// A chunk of what follows a text, as the endpoint for plain text writes it.
     pub fn rest(text: &str) -> Self {
-        Self::chunk(&json!({ "object": "text_completion", "choices": [{ "index": 0, "text": text, "finish_reason": null }] }))
+        Self::chunk(
+            &json!({ "object": "text_completion", "choices": [{ "index": 0, "text": text, "finish_reason": null }] }),
+        )
     }
 
     /// The chunk that ends an answer: "stop", "length", ….
