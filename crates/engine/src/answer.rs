@@ -4,7 +4,6 @@ use chat::{ChatEvent, Finish, FinishReason, ScoredToken, Timings, TokenLogprob, 
 
 use crate::GenerateError;
 use crate::answer_text::AnswerText;
-use crate::handle::fresh_seed;
 use crate::models::TokenId;
 use crate::sampling::{Constraint, Draw, Logprobs, Sampler};
 use crate::tokenizer::{Detokenizer, Tokenizer};
@@ -58,8 +57,6 @@ impl Answer {
 
     fn new(job: &Job) -> Self {
         let room = job.context_len - job.prompt.answer_at;
-        // With the same seed another turn of the conversation must not use the ids of this one again.
-        let id_seed = job.sampling.seed.map_or_else(fresh_seed, |seed| seed.wrapping_add(job.prompt.answer_at as u64));
         let mut constraint = job.constraint.take();
         let open_thinking = (constraint.is_some() && job.prompt.starts_thinking).then(String::new);
         if let Some(constraint) = constraint.as_mut().filter(|_| open_thinking.is_some()) {
@@ -71,7 +68,7 @@ impl Answer {
             open_thinking,
             logprobs: Vec::new(),
             detokenizer: job.text.tokenizer.detokenizer(),
-            text: job.text.answer_text(&job.prompt, &job.sampling, id_seed),
+            text: job.text.answer_text(&job.prompt, &job.sampling),
             told: Told::new(&job.written),
             most_tokens: job.sampling.max_tokens.map_or(room, |most| most.min(room)),
             completion_tokens: 0,
@@ -201,11 +198,7 @@ impl Answer {
 }
 
 fn token_logprob(tokenizer: &Tokenizer, token: TokenId, logprobs: Logprobs) -> TokenLogprob {
-    let scored = |token, logprob| {
-        let piece = tokenizer.piece(token);
-        let bytes = if piece.is_empty() { tokenizer.special_text(Some(token)).as_bytes() } else { piece };
-        ScoredToken { bytes: bytes.to_vec(), logprob }
-    };
+    let scored = |token, logprob| ScoredToken { bytes: tokenizer.name_or_piece(token).to_vec(), logprob };
     TokenLogprob {
         drawn: scored(token, logprobs.drawn),
         top: logprobs.top.into_iter().map(|(token, logprob)| scored(token, logprob)).collect(),

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::device::KvType;
 use crate::header::{Footprint, ModelHeader, read_header};
+use crate::rendered::RenderedAnswer;
 use crate::sampling::Sampler;
 use crate::wiring::Wiring;
 use crate::worker::{Command, EventSender, Job, Loader, Queued, Shared, Worker, device_loader};
@@ -115,6 +116,7 @@ impl Stream for ChatStream {
 /// What the preparing thread is told to do: everything that works on text, so that the compute thread needn't.
 enum Request {
     Chat { model: LoadSpec, request: Box<ChatRequest>, accepted: Instant, events: EventSender, queued: Queued },
+    Render { path: PathBuf, request: Box<ChatRequest>, reply: oneshot::Sender<Result<RenderedAnswer, GenerateError>> },
     Count { path: PathBuf, request: Box<ChatRequest>, reply: oneshot::Sender<Result<usize, GenerateError>> },
     Forward(Command),
 }
@@ -178,6 +180,19 @@ impl EngineHandle {
         let request = Request::Count { path: path.to_owned(), request: Box::new(request.clone()), reply };
         self.send_when_there_is_room(request).await.map_err(|_| GenerateError::ShutDown)?;
         count.await.unwrap_or(Err(GenerateError::ShutDown))
+    }
+
+    /// `request` as text for another program that has the model at `path`, with what was written of the answer, and a
+    /// reader for what comes of it. Reads the tokenizer, never the weights.
+    ///
+    /// # Errors
+    /// When the file cannot be used, its template refuses the messages, what was written can't be gone on with, or the text
+    /// would say something else there: where somebody wrote the name of a control token.
+    pub async fn rendered(&self, path: &Path, request: &ChatRequest) -> Result<RenderedAnswer, GenerateError> {
+        let (reply, rendered) = oneshot::channel();
+        let request = Request::Render { path: path.to_owned(), request: Box::new(request.clone()), reply };
+        self.send_when_there_is_room(request).await.map_err(|_| GenerateError::ShutDown)?;
+        rendered.await.unwrap_or(Err(GenerateError::ShutDown))
     }
 
     /// The model that is in memory.
@@ -267,6 +282,12 @@ fn prepare(requests: &Receiver<Request>, commands: &SyncSender<Command>, shared:
                 let count = count.and_then(|text| Ok(text.prompt(&request)?.tokens.len()));
                 // Whoever asked may have gone.
                 let _ = reply.send(count);
+                continue;
+            }
+            Request::Render { path, request, reply } => {
+                let text = shared.texts.get(&path).map_err(GenerateError::from);
+                // Whoever asked may have gone.
+                let _ = reply.send(text.and_then(|text| RenderedAnswer::new(&text, &request)));
                 continue;
             }
             Request::Forward(command) => command,

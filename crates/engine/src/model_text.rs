@@ -6,6 +6,7 @@ use chat::{ChatRequest, OutputConstraint, SamplingParams, Written};
 
 use crate::answer_text::{AnswerFormat, AnswerText, Rewritten, Tools};
 use crate::gguf::Gguf;
+use crate::handle::fresh_seed;
 use crate::header::ModelHeader;
 use crate::model_files::model_files;
 use crate::models::TokenId;
@@ -44,7 +45,7 @@ pub(crate) struct Prompt {
 }
 
 impl ModelText {
-    fn load(path: &Path) -> Result<Self, LoadError> {
+    pub(crate) fn load(path: &Path) -> Result<Self, LoadError> {
         let version = FileVersion::of(path)?;
         let gguf = Gguf::open(path)?;
         let header = ModelHeader::from_gguf(&gguf)?;
@@ -90,12 +91,16 @@ impl ModelText {
     /// # Errors
     /// When the template refuses the messages, or what was written can't be gone on with.
     pub(crate) fn prompt(&self, request: &ChatRequest) -> Result<Prompt, GenerateError> {
-        let Rendered { text, seal } = self.template.render(request)?;
-        let mut tokens = self.tokenizer.encode_prompt(&text, Some(seal));
+        self.prompt_of(request, &self.template.render(request)?)
+    }
+
+    fn prompt_of(&self, request: &ChatRequest, rendered: &Rendered) -> Result<Prompt, GenerateError> {
+        let Rendered { text, seal } = rendered;
+        let mut tokens = self.tokenizer.encode_prompt(text, Some(*seal));
         if tokens.is_empty() {
             return Err(LoadError::Template("it rendered an empty prompt".to_owned()).into());
         }
-        let (answer_at, starts_thinking) = (tokens.len(), self.format.leaves_thinking_open(&text));
+        let (answer_at, starts_thinking) = (tokens.len(), self.format.leaves_thinking_open(text));
         if let Some(written) = &request.written {
             self.add_written(written, starts_thinking, &mut tokens)?;
         }
@@ -129,8 +134,57 @@ impl ModelText {
         Ok(())
     }
 
-    /// A reader for the answer to `prompt`. The ids of calls are made from `id_seed`.
-    pub(crate) fn answer_text(&self, prompt: &Prompt, sampling: &SamplingParams, id_seed: u64) -> AnswerText {
+    /// The prompt as text, with what was written of the answer, ready for another program's tokenizer: as it is when the
+    /// marks in it are found by their names.
+    ///
+    /// # Errors
+    /// As [`Self::prompt`], and where that text spells a mark that isn't one here: what people or the model wrote as text
+    /// would steer the model there.
+    pub(crate) fn prompt_text(&self, request: &ChatRequest) -> Result<(Prompt, String), GenerateError> {
+        let rendered = self.template.render(request)?;
+        let prompt = self.prompt_of(request, &rendered)?;
+        let mut marks = self.tokenizer.marks_in(&rendered.text);
+        let mut text = rendered.text.replace(rendered.seal, "");
+        match &request.written {
+            Some(written) if written.tokens.is_empty() => {
+                for part in
+                    self.format.rewritten(prompt.starts_thinking, written.thinking.expose(), written.text.expose())
+                {
+                    if let Rewritten::Mark(names) = &part {
+                        marks.extend(self.tokenizer.marks_in(names));
+                    }
+                    let (Rewritten::Mark(part) | Rewritten::Text(part)) = part;
+                    text.push_str(&part);
+                }
+            }
+            Some(written) => {
+                marks.extend(written.tokens.iter().filter(|token| self.tokenizer.is_mark(**token)));
+                let mut detokenizer = self.tokenizer.detokenizer();
+                // Half a character at the end is left out: it is written anew.
+                text.extend(written.tokens.iter().map(|token| detokenizer.push(self.tokenizer.name_or_piece(*token))));
+            }
+            None => {}
+        }
+        if self.tokenizer.marks_in(&text) != marks {
+            return Err(GenerateError::InvalidRequest(
+                "the conversation spells control tokens, which another program would take for such".to_owned(),
+            ));
+        }
+        Ok((prompt, text))
+    }
+
+    /// The tokens, and their names, without which the rest of the answer to `prompt` can't be read; `is_text`: it has come
+    /// to its text, and thinks no more.
+    pub(crate) fn marks_ahead(&self, prompt: &Prompt, is_text: bool) -> Vec<(TokenId, String)> {
+        let names = self.format.marks_ahead(!prompt.tools.is_empty(), is_text);
+        let marks = names.into_iter().flat_map(|name| self.tokenizer.marks_in(name));
+        marks.map(|mark| (mark, self.tokenizer.special_text(Some(mark)).to_owned())).collect()
+    }
+
+    /// A reader for the answer to `prompt`.
+    pub(crate) fn answer_text(&self, prompt: &Prompt, sampling: &SamplingParams) -> AnswerText {
+        // With the same seed another turn of the conversation must not use the ids of this one again.
+        let id_seed = sampling.seed.map_or_else(fresh_seed, |seed| seed.wrapping_add(prompt.answer_at as u64));
         AnswerText::new(&sampling.stop, &self.format, prompt.tools.clone(), prompt.starts_thinking, id_seed)
     }
 
@@ -252,7 +306,7 @@ mod tests {
         {
             let prompt = text.prompt(&ask("x", &tools)).unwrap();
             let (mut detokenizer, mut answer) =
-                (text.tokenizer.detokenizer(), text.answer_text(&prompt, &SamplingParams::default(), 1));
+                (text.tokenizer.detokenizer(), text.answer_text(&prompt, &SamplingParams::default()));
             let mut events = Vec::new();
             for token in &tokens {
                 events.extend(answer.push(&detokenizer.push(text.piece(&prompt, *token))));

@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::time::Duration;
 
 use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Usage};
@@ -210,7 +211,7 @@ impl<H: Host> Answer<'_, H> {
                 self.give_up(lost.take()?).await;
                 return None;
             }
-            let decision = match self.decide(None, None).await {
+            let decision = match self.host.decide(self.running(None).as_ref(), None).await {
                 Ok(decision) => decision,
                 Err(failure) => {
                     self.give_up(lost.unwrap_or(failure)).await;
@@ -244,15 +245,38 @@ impl<H: Host> Answer<'_, H> {
         place_of(decision).filter(|place| !self.failed.contains(place))
     }
 
-    async fn decide(&self, concern: Option<Concern>, wanted: Option<&Place>) -> Result<Decision, H::Failure> {
+    fn running(&self, concern: Option<Concern>) -> Option<Running> {
         let current = self.ledger.segments().last().map(|segment| segment.place.clone());
-        let running = current.or_else(|| self.failed.last().cloned()).map(|place| Running {
+        current.or_else(|| self.failed.last().cloned()).map(|place| Running {
             place,
             tokens: self.ledger.token_count(),
             failed: self.failed.clone(),
             concern,
-        });
-        self.host.decide(running.as_ref(), wanted).await
+        })
+    }
+
+    /// Waits for `work` while the place that writes goes on.
+    ///
+    /// # Errors
+    /// When it finished or failed meanwhile.
+    async fn meanwhile<T>(
+        &mut self,
+        source: &mut Source<H>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, End<H::Failure>> {
+        let mut work = pin!(work);
+        source.pulse.listen(source.has_told);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                event = listen(self.host, &source.place, &mut source.opened.stream, &mut source.pulse) => {
+                    if let Some(end) = self.heard(source, event).await {
+                        return Err(end);
+                    }
+                }
+            }
+        }
     }
 
     /// Asks a place to begin, or to go on with what is written; the error is `None` where it can't at this point.
@@ -363,16 +387,20 @@ impl<H: Host> Answer<'_, H> {
     async fn hand_over(&mut self, source: &mut Source<H>, why: Why) -> Result<Option<Source<H>>, End<H::Failure>> {
         let is_urgent = matches!(&why, Why::Concern(concern) if concern.is_urgent);
         loop {
-            let decided = match &why {
-                Why::Concern(concern) => self.decide(Some(concern.clone()), None).await,
-                Why::Wanted(place) => self.decide(None, Some(place)).await,
+            let host = self.host;
+            let (concern, wanted) = match &why {
+                Why::Concern(concern) => (Some(concern.clone()), None),
+                Why::Wanted(place) => (None, Some(place)),
             };
-            let Ok(decision) = decided else { return Ok(None) };
+            let running = self.running(concern);
+            let Ok(decision) = self.meanwhile(source, host.decide(running.as_ref(), wanted)).await? else {
+                return Ok(None);
+            };
             let Some(place) = self.untried(&decision).filter(|place| *place != source.place) else {
                 self.send(HandoffEvent::Stayed(Box::new(decision))).await;
                 return Ok(None);
             };
-            let takeover = self.host.takeover(&place).await;
+            let takeover = self.meanwhile(source, host.takeover(&place)).await?;
             if self.continued(&takeover, &place).is_none() {
                 self.failed.push(place);
                 continue;
@@ -395,13 +423,13 @@ impl<H: Host> Answer<'_, H> {
         place: &Place,
         takeover: &Takeover,
     ) -> Result<bool, End<H::Failure>> {
-        let Some((mut request, continuation)) = self.continued(takeover, place) else { return Ok(false) };
-        // One token is drawn, and thrown away: what counts is the cache that it leaves.
-        match continuation {
-            Continuation::Prefix => request.sampling.max_tokens = Some(1),
-            Continuation::Tokens => request.sampling.max_tokens = Some(self.ledger.token_count() + 1),
-            // Nobody knows how many tokens there the text is.
-            Continuation::Text | Continuation::None => {}
+        let Some((mut request, _)) = self.continued(takeover, place) else { return Ok(false) };
+        // One token is drawn, and thrown away: what counts is the cache that it leaves. Where the tokens of what is written
+        // aren't known, nobody can say how many the limit has to allow; it is left at the first that comes.
+        let is_counted = request.written.as_ref().is_none_or(|written| !written.tokens.is_empty());
+        if is_counted {
+            let before = request.written.as_ref().map_or(0, |written| written.tokens.len());
+            request.sampling.max_tokens = Some(before + 1);
         }
         let mut warm = match self.host.open(decision, request) {
             Ok(opened) => opened.stream,
@@ -417,7 +445,7 @@ impl<H: Host> Answer<'_, H> {
                 biased;
                 event = tokio::time::timeout_at(deadline, warm.next()) => match event {
                     Ok(Some(Ok(ChatEvent::Finished(_)))) => return Ok(true),
-                    Ok(Some(Ok(event))) if continuation == Continuation::Text && is_written(&event) => return Ok(true),
+                    Ok(Some(Ok(event))) if !is_counted && is_written(&event) => return Ok(true),
                     Ok(Some(Ok(_))) => {}
                     Ok(Some(Err(failure))) => {
                         self.lose_candidate(place, &failure);

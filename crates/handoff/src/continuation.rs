@@ -9,11 +9,12 @@ use crate::{Ledger, Takeover};
 pub struct CannotContinue(&'static str);
 
 /// The request with which a place goes on with what is in `ledger`, at the most exact level that it and the answer allow:
-/// by token ids, by the text that is told, or as a chat whose last message is the beginning of the answer.
+/// by token ids, by the text that they or what was told make, or as a chat whose last message is the beginning of the answer.
 ///
 /// # Errors
-/// When the place takes new messages only, or needs what isn't known: an answer with calls of tools, or one that must have
-/// a form, goes on by its tokens alone, and a chat can't be continued in the middle of thinking.
+/// When the place takes new messages only, or needs what isn't known: an answer with calls of tools goes on only where its
+/// tokens are known, one that must have a form only at the level of tokens, and a chat can't be continued in the middle of
+/// thinking.
 pub fn continue_request(
     request: &ChatRequest,
     ledger: &Ledger,
@@ -31,16 +32,17 @@ pub fn continue_request(
         thinking: Redacted(ledger.thinking().to_owned()),
         calls: ledger.calls(),
     };
-    let tokens = ledger.tokens_for(takeover.tokenizer.as_deref());
-    if let (Continuation::Tokens, Some(tokens)) = (takeover.level, tokens) {
+    let tokens = ledger.tokens_for(takeover.tokenizer.as_deref()).filter(|_| takeover.level != Continuation::Prefix);
+    if request.sampling.constraint.is_some() && !(takeover.level == Continuation::Tokens && tokens.is_some()) {
+        return Err(CannotContinue("an answer that must have a form can only be gone on with by its tokens"));
+    }
+    if let Some(tokens) = tokens {
+        // At the level of text, they say which text exactly.
         let written = Written { tokens: tokens.to_vec(), ..told };
-        return Ok((ChatRequest { written: Some(written), ..request.clone() }, Continuation::Tokens));
+        return Ok((ChatRequest { written: Some(written), ..request.clone() }, takeover.level));
     }
     if ledger.calls() > 0 {
         return Err(CannotContinue("an answer with calls of tools can only be gone on with by its tokens"));
-    }
-    if request.sampling.constraint.is_some() {
-        return Err(CannotContinue("an answer that must have a form can only be gone on with by its tokens"));
     }
     if matches!(takeover.level, Continuation::Tokens | Continuation::Text) {
         return Ok((ChatRequest { written: Some(told), ..request.clone() }, Continuation::Text));

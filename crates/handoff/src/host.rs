@@ -32,7 +32,8 @@ pub struct Opened<E> {
 pub struct Takeover {
     /// The most exact way that it knows.
     pub level: Continuation,
-    /// Names what token ids mean there; token ids are handed over only where both sides have the same name for it.
+    /// Names what token ids mean there, or to the model by whose template its text is rendered; token ids are handed over
+    /// only where both sides have the same name for it.
     pub tokenizer: Option<String>,
 }
 

@@ -27,11 +27,11 @@ async fn main() -> anyhow::Result<()> {
         sampling: SamplingParams { temperature: Some(0.0), max_tokens: Some(32), ..SamplingParams::default() },
         ..ChatRequest::default()
     };
-    println!("goes on with an answer: {:?}", client.probe_continuation(&model).await);
     let node = NodeOption { id: "node".to_owned(), ..NodeOption::default() };
     let leave =
-        may_leave(&Policy::default(), &Demand::default(), &node).map_err(|refusal| anyhow!(refusal.sentence()))?;
-    let mut events = client.chat(leave, &model, request)?;
+        || may_leave(&Policy::default(), &Demand::default(), &node).map_err(|refusal| anyhow!(refusal.sentence()));
+    println!("goes on with a chat: {:?}", client.continues_chat(&model).await);
+    let mut events = client.chat(leave()?, &model, request)?;
     while let Some(event) = events.next().await {
         match event? {
             ChatEvent::Text(text) | ChatEvent::Thinking(text) => print!("{text}"),

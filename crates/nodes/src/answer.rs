@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use chat::{ChatEvent, Finish, FinishReason, Redacted, Timings, ToolCall, Usage};
 use futures::Stream;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::future::ready;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{RequestBuilder, Response, StatusCode};
 use tokio::time::timeout;
@@ -33,6 +34,21 @@ impl NodeStream {
     pub(crate) fn new(answer: Answer) -> Self {
         let events = stream::unfold(answer, |mut answer| async move { Some((answer.next().await?, answer)) });
         Self { events: events.boxed() }
+    }
+
+    /// The same after the token that `first` draws, whose id alone is told.
+    pub(crate) fn after_first_token(self, mut first: Self) -> Self {
+        let events = stream::once(async move {
+            let mut token = None;
+            while let Some(event) = first.try_next().await? {
+                if matches!(event, ChatEvent::Tokens { .. }) {
+                    token = Some(event);
+                }
+            }
+            let token = token.ok_or_else(|| NodeError::not_a_node("it doesn't tell which token it draws"))?;
+            Ok(stream::once(ready(Ok(token))).chain(self))
+        });
+        Self { events: events.try_flatten().boxed() }
     }
 }
 

@@ -1,16 +1,19 @@
 use std::sync::{Mutex, Once};
 use std::time::Duration;
 
-use chat::{ChatRequest, Redacted};
+use chat::{ChatRequest, Redacted, SamplingParams};
 use futures::StreamExt;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Method, RequestBuilder, Response, redirect};
 use routing::EgressPass;
 use tokio::time::timeout;
-use wire::openai::{ChatCall, encode_request};
+use wire::openai::{ChatCall, CompletionCall, encode_completion, encode_request};
 
 use crate::answer::Answer;
 use crate::{NodeAddress, NodeError, NodeStream};
+
+/// Where a node goes on with plain text.
+pub(crate) const COMPLETIONS: &str = "/v1/completions";
 
 /// How long a node may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,26 @@ impl Default for NodeConfig {
             probe_timeout: Duration::from_secs(5),
         }
     }
+}
+
+/// A text to go on with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextPrompt {
+    /// The text.
+    pub prompt: Redacted<String>,
+    /// Names of control tokens that what follows must show.
+    pub marks: Vec<String>,
+    /// What the node does where it begins.
+    pub seam: Seam,
+}
+
+/// What becomes of a space at the beginning of what follows a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seam {
+    /// It is there.
+    Kept,
+    /// It is left out, as mlx_lm does; the node tells tokens, by which it can be put there again.
+    SpaceDropped,
 }
 
 /// The client of one node. It holds no connection while nothing is asked.
@@ -101,7 +124,8 @@ impl NodeClient {
 
     /// Asks `model` to answer. The request is sent when the stream is first polled; dropping the stream closes the
     /// connection, at which every engine stops. The stream ends with `Finished`, or with an error, and never just so.
-    /// This is the only way for a conversation out of this machine, and it takes leave to go to just this node.
+    /// This and [`complete`](Self::complete) are the only ways for a conversation out of this machine, and they take leave
+    /// to go to just this node.
     ///
     /// # Errors
     /// `NoLeave` where the pass is for another node.
@@ -116,12 +140,49 @@ impl NodeClient {
     pub(crate) fn ask(&self, model: &str, request: ChatRequest) -> NodeStream {
         let request = ChatRequest { model: Some(model.to_owned()), ..request };
         let body = encode_request(&ChatCall { request, stream: true, include_usage: true });
+        self.stream("/v1/chat/completions", model, body)
+    }
+
+    /// Asks `model` to go on with a text as it stands, without a template: the stream's texts are what follows it, those of
+    /// the control tokens `marks` by their names where the node shows them. One that drops a space there first tells the id
+    /// of the token that it begins with; it draws the same one again, for which the sampling must name a seed. All else is
+    /// as in [`chat`](Self::chat).
+    ///
+    /// # Errors
+    /// `NoLeave` where the pass is for another node.
+    pub fn complete(
+        &self,
+        pass: EgressPass,
+        model: &str,
+        text: TextPrompt,
+        sampling: SamplingParams,
+    ) -> Result<NodeStream, NodeError> {
+        if pass.node_id() != self.id {
+            return Err(NodeError::NoLeave);
+        }
+        let TextPrompt { prompt, marks, seam } = text;
+        let call =
+            CompletionCall { model: model.to_owned(), prompt, marks, sampling, stream: true, tells_tokens: false };
+        let rest = self.stream(COMPLETIONS, model, encode_completion(&call));
+        if seam == Seam::Kept {
+            return Ok(rest);
+        }
+        let sampling = SamplingParams { max_tokens: Some(1), ..call.sampling };
+        let call = CompletionCall { sampling, stream: false, tells_tokens: true, ..call };
+        Ok(rest.after_first_token(self.stream(COMPLETIONS, model, encode_completion(&call))))
+    }
+
+    fn stream(&self, path: &str, model: &str, body: Vec<u8>) -> NodeStream {
         let request = self
-            .request(Method::POST, "/v1/chat/completions")
+            .request(Method::POST, path)
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "text/event-stream, application/json")
             .body(body);
         NodeStream::new(Answer::new(request, model.to_owned(), self.address.key.clone(), self.config))
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {

@@ -427,19 +427,18 @@ async fn leave_for_another_node_is_none() {
 
 #[tokio::test]
 async fn a_node_shows_how_it_goes_on_with_an_answer() {
-    use routing::Continuation;
     let probe = async |reply| {
         let node = replying(reply).await;
-        let level = client(&node.url(), None, Duration::from_secs(60)).probe_continuation(FAKE_MODEL).await;
+        let continues = client(&node.url(), None, Duration::from_secs(60)).continues_chat(FAKE_MODEL).await;
         let asked = node.requests_of(FakeNode::CHAT).pop().unwrap().json();
         assert_eq!(asked["messages"][1]["role"], "assistant");
         assert_eq!((&asked["stream"], &asked["continue_final_message"]), (&json!(true), &json!(true)));
-        level
+        continues
     };
-    assert_eq!(probe(Reply::answer(&["6 ", "17"])).await, Some(Continuation::Prefix));
+    assert_eq!(probe(Reply::answer(&["6 ", "17"])).await, Some(true));
     // It begins anew, or says the beginning again, which would be doubled.
-    assert_eq!(probe(Reply::answer(&["1 2 3", " 4"])).await, Some(Continuation::None));
-    assert_eq!(probe(Reply::error(400, "the last message must be the user's")).await, Some(Continuation::None));
+    assert_eq!(probe(Reply::answer(&["1 2 3", " 4"])).await, Some(false));
+    assert_eq!(probe(Reply::error(400, "the last message must be the user's")).await, Some(false));
     // Another time it may.
     assert_eq!(probe(Reply::error(503, "loading")).await, None);
     assert_eq!(probe(Reply::reset()).await, None);

@@ -79,6 +79,13 @@ impl Step {
         )
     }
 
+    /// A chunk of what follows a text, as the endpoint for plain text writes it.
+    pub fn rest(text: &str) -> Self {
+        Self::chunk(
+            &json!({ "object": "text_completion", "choices": [{ "index": 0, "text": text, "finish_reason": null }] }),
+        )
+    }
+
     /// The chunk that ends an answer: "stop", "length", ….
     pub fn finish(reason: &str) -> Self {
         Self::chunk(&json!({ "choices": [{ "index": 0, "delta": {}, "finish_reason": reason }] }))
@@ -124,6 +131,18 @@ impl Reply {
         let wait = || Step::Wait(gate.clone());
         let paced = pieces.iter().flat_map(|text| [wait(), Step::text(text)]);
         Self::stream(paced.chain([wait()]).chain(Self::ending(pieces.len())))
+    }
+
+    /// What follows a text, in these pieces, with token counts and end mark.
+    pub fn rest(pieces: &[&str]) -> Self {
+        Self::stream(pieces.iter().map(|text| Step::rest(text)).chain(Self::ending(pieces.len())))
+    }
+
+    /// The same in one piece of JSON, with the tokens that the text had where they are told.
+    pub fn whole_rest(text: &str, prompt_tokens: Option<usize>) -> Self {
+        let usage = prompt_tokens.map(|count| json!({ "prompt_tokens": count, "completion_tokens": 1 }));
+        let choices = json!([{ "index": 0, "text": text, "finish_reason": "length" }]);
+        Self::json(200, &json!({ "object": "text_completion", "choices": choices, "usage": usage }))
     }
 
     fn ending(tokens: usize) -> [Step; 3] {
@@ -254,6 +273,8 @@ impl FakeNode {
     pub const MODELS: &str = "GET /v1/models";
     /// The route of an answer.
     pub const CHAT: &str = "POST /v1/chat/completions";
+    /// The route of what follows a plain text.
+    pub const COMPLETIONS: &str = "POST /v1/completions";
 
     /// Starts a node on a free port of this machine that lists [`FAKE_MODEL`] and answers [`FAKE_ANSWER`].
     ///

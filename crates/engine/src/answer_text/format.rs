@@ -99,6 +99,16 @@ impl AnswerFormat {
             || (offers_tools && (self.calls.iter().any(is_call) || INNER_MARKS.contains(&name)))
     }
 
+    /// The marks by which the rest of an answer is read, apart from its end; `is_text`: it has come to its text, and thinks
+    /// no more. `offers_tools`: calls are expected.
+    pub(crate) fn marks_ahead(&self, offers_tools: bool, is_text: bool) -> Vec<&'static str> {
+        if self.is_harmony {
+            return if is_text && !offers_tools { Vec::new() } else { vec!["<|channel|>", "<|message|>"] };
+        }
+        let calls = self.calls.iter().filter(|_| offers_tools).map(|call| call.open);
+        calls.chain((!is_text).then_some(self.thinking.1)).collect()
+    }
+
     /// Whether a prompt leaves thinking open.
     pub(crate) fn leaves_thinking_open(&self, prompt: &str) -> bool {
         !self.is_harmony && prompt.trim_end().ends_with(self.thinking.0)

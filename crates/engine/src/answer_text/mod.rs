@@ -13,7 +13,7 @@ use chat::{ChatEvent, Redacted, ToolCall};
 pub(crate) use calls::Tools;
 pub(crate) use format::{AnswerFormat, Rewritten};
 use harmony::Harmony;
-use stops::Stops;
+pub(crate) use stops::Stops;
 use tagged::Tagged;
 
 /// Sorts what a model writes into events, and finds stop strings in the answer. However the text is cut into pieces,

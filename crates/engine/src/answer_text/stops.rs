@@ -1,7 +1,7 @@
 use super::held_back;
 
 /// Finds stop strings; nothing of one ever comes out.
-pub(super) struct Stops {
+pub(crate) struct Stops {
     stops: Vec<String>,
     /// Text that may be the beginning of one.
     held: String,
@@ -9,17 +9,17 @@ pub(super) struct Stops {
 }
 
 impl Stops {
-    pub(super) fn new(stops: &[String]) -> Self {
+    pub(crate) fn new(stops: &[String]) -> Self {
         let stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
         Self { stops, held: String::new(), stopped: false }
     }
 
-    pub(super) const fn is_stopped(&self) -> bool {
+    pub(crate) const fn is_stopped(&self) -> bool {
         self.stopped
     }
 
     /// What is certain to belong to the answer after `text`.
-    pub(super) fn push(&mut self, text: &str) -> String {
+    pub(crate) fn push(&mut self, text: &str) -> String {
         self.held.push_str(text);
         // Of several stop strings the one that is whole first ends the answer, however the text is cut; of two that end
         // together, the longer.
@@ -35,7 +35,7 @@ impl Stops {
     }
 
     /// What was held, now that no text follows.
-    pub(super) fn release(&mut self) -> String {
+    pub(crate) fn release(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 }

@@ -161,6 +161,33 @@ impl Tokenizer {
         });
     }
 
+    /// The marks that a tokenizer finds in `text` by their names.
+    pub(crate) fn marks_in(&self, text: &str) -> Vec<TokenId> {
+        let mut marks = Vec::new();
+        self.specials.split_marks(text, &mut |part| {
+            if let Part::Special(mark) = part {
+                marks.push(mark);
+            }
+        });
+        marks
+    }
+
+    /// Whether that token steers the model.
+    pub(crate) fn is_mark(&self, token: TokenId) -> bool {
+        self.specials.is_mark(token)
+    }
+
+    /// The name of the beginning that this tokenizer puts before a prompt, where it does.
+    pub(crate) fn added_bos(&self) -> Option<&str> {
+        self.bos.filter(|_| self.add_bos).map(|bos| self.special_text(Some(bos))).filter(|name| !name.is_empty())
+    }
+
+    /// The names of the marks that end an answer.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = &str> {
+        let ends = self.end_of_generation.iter().filter(|token| self.is_mark(**token));
+        ends.map(|token| self.special_text(Some(*token)))
+    }
+
     /// How many tokens there are.
     pub(crate) const fn len(&self) -> usize {
         self.pieces.len()
@@ -183,6 +210,12 @@ impl Tokenizer {
     /// The bytes that a token stands for in an answer; none for a control token.
     pub(crate) fn piece(&self, token: TokenId) -> &[u8] {
         self.pieces.get(token)
+    }
+
+    /// The same, and the name of a control token.
+    pub(crate) fn name_or_piece(&self, token: TokenId) -> &[u8] {
+        let piece = self.piece(token);
+        if piece.is_empty() { self.special_text(Some(token)).as_bytes() } else { piece }
     }
 
     /// The name of a special token, as templates write it.

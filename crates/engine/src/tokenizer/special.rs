@@ -17,6 +17,7 @@ pub(super) struct Specials {
 
 struct Names {
     finder: AhoCorasick,
+    /// In the order of their ids.
     tokens: Vec<TokenId>,
     /// White space after one of these is not part of the text.
     strip_after: bool,
@@ -59,6 +60,11 @@ impl Specials {
 
     pub(super) fn marks(&self) -> impl Iterator<Item = &str> {
         self.marks.tokens.iter().filter_map(|token| self.text(*token))
+    }
+
+    /// Whether that token steers the model.
+    pub(super) fn is_mark(&self, token: TokenId) -> bool {
+        self.marks.tokens.binary_search(&token).is_ok()
     }
 
     /// Calls `each` for every mark in `text` and for the text between them, in order.

@@ -1,9 +1,10 @@
-//! OpenAI's chat completions, as the engines in the field really speak them.
+//! OpenAI's chat completions and completions, as the engines in the field really speak them.
 //!
 //! A program's request comes in through [`decode_request`] and is answered with [`ChunkEncoder`] or
-//! [`encode_response`]; a node is asked with [`encode_request`] and understood with [`decode_chunk`] or
-//! [`decode_response`].
+//! [`encode_response`]; a node is asked with [`encode_request`], or with
+//! [`encode_completion`] to go on with plain text, and understood with [`decode_chunk`] or [`decode_response`].
 
+mod completion;
 mod error;
 mod json;
 mod models;
@@ -11,6 +12,7 @@ mod reply;
 mod request;
 mod tools;
 
+pub use completion::{CompletionCall, encode_completion};
 pub use error::{ErrorBody, decode_error, encode_error};
 pub use models::{ModelEntry, decode_models, encode_models};
 pub use reply::{ChunkEncoder, Piece, ReplyHead, decode_chunk, decode_response, encode_response};

@@ -200,14 +200,20 @@ fn piece(value: &Value) -> Result<Piece, DecodeError> {
         let text = part.and_then(|part| part.get(name)).and_then(Value::as_str);
         text.filter(|text| !text.is_empty()).map(str::to_owned)
     };
-    piece.text = text("content");
+    // The rest of a text, where that was asked for, stands in the choice itself.
+    let rest = || member_of(choice, "text").and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+    piece.text = text("content").or_else(rest);
     // llama.cpp, SGLang and DeepSeek say `reasoning_content`; vLLM, mlx_lm, Ollama and LM Studio `reasoning`; some both.
     piece.thinking = text("reasoning_content").or_else(|| text("reasoning"));
     piece.tool_calls = part.map(parts_of).unwrap_or_default();
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     let ids = member_of(choice, "token_ids").and_then(Value::as_array);
-    let ids = ids.map(|ids| ids.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect());
+    let ids = ids.map(|ids| ids.iter().map(id).collect::<Option<Vec<u32>>>());
+    // mlx_lm tells them with their probabilities.
+    let scored = choice.pointer("/logprobs/content").and_then(Value::as_array);
+    let scored = || scored.map(|tokens| tokens.iter().map(|token| id(token.get("id")?)).collect());
     // One that is no token makes the others useless.
-    piece.tokens = ids.and_then(|ids: Option<Vec<u32>>| ids).unwrap_or_default();
+    piece.tokens = ids.or_else(scored).flatten().unwrap_or_default();
     piece.token_offset =
         member_of(choice, "token_offset").and_then(Value::as_u64).and_then(|from| usize::try_from(from).ok());
     piece.finish = choice.get("finish_reason").and_then(Value::as_str).and_then(reason_of);
@@ -309,6 +315,9 @@ mod tests {
             &text("x"),
         );
         check(r#"{"choices":[]}"#, &Piece::default());
+        check(r#"{"object":"text_completion","choices":[{"text":" x","index":0,"finish_reason":null}]}"#, &text(" x"));
+        let last = Piece { finish: Some(FinishReason::Length), ..Piece::default() };
+        check(r#"{"choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"length"}]}"#, &last);
         let thinking = Piece { thinking: Some("hm".into()), ..Piece::default() };
         check(r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#, &thinking);
         check(r#"{"choices":[{"delta":{"reasoning":"hm","content":null}}]}"#, &thinking);
@@ -359,6 +368,9 @@ mod tests {
         let ids = |list: &str| {
             decode_chunk(&format!(r#"{{"choices":[{{"delta":{{}},"token_ids":{list}}}]}}"#)).unwrap().tokens
         };
+        let scored =
+            r#"{"choices":[{"text":"a","logprobs":{"content":[{"id":7,"logprob":-0.5},{"id":9,"logprob":-1}]}}]}"#;
+        assert_eq!(decode_chunk(scored).unwrap().tokens, [7, 9]);
         assert_eq!([ids("[7,8]"), ids("[7,-8]"), ids("null"), ids("7")], [vec![7, 8], vec![], vec![], vec![]]);
     }
 

@@ -103,6 +103,17 @@ pub fn encode_request(call: &ChatCall) -> Vec<u8> {
     set("add_generation_prompt", is_continued.then_some(Value::Bool(false)));
     set(WRITTEN, written.as_ref().map(encode_written));
     set(TELLS_TOKENS, tells_tokens.then_some(Value::Bool(true)));
+    insert_sampling(&mut body, sampling);
+    Value::Object(body).to_string().into_bytes()
+}
+
+/// The parameters that are set, under every name that servers read them by.
+pub(super) fn insert_sampling(body: &mut Object, sampling: &SamplingParams) {
+    let mut set = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            body.insert(name.into(), value);
+        }
+    };
     set("temperature", sampling.temperature.map(short));
     set("top_k", sampling.top_k.map(Value::from));
     set("top_p", sampling.top_p.map(short));
@@ -114,7 +125,6 @@ pub fn encode_request(call: &ChatCall) -> Vec<u8> {
     set("seed", sampling.seed.map(Value::from));
     set("max_tokens", sampling.max_tokens.map(Value::from));
     set("stop", (!sampling.stop.is_empty()).then(|| json!(sampling.stop)));
-    Value::Object(body).to_string().into_bytes()
 }
 
 fn encode_written(written: &Written) -> Value {
