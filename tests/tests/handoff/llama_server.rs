@@ -147,3 +147,24 @@ async fn llama_cpp_goes_on_with_what_another_node_begins() {
         compare(&format!("ours, {how} after {after} pieces"), &answer.text, &undisturbed);
     }
 }
+
+#[tokio::test]
+#[ignore = "needs llama.cpp's server, which tests/real-node.sh starts"]
+async fn llama_cpp_goes_on_with_the_text_of_an_answer_that_began_here() {
+    let (llama, same) = (LlamaServer::start().await, Node::start(&[starter()]).await);
+    let request = serde_json::json!({ "messages": [{ "role": "user", "content": QUESTION }], "temperature": 0 });
+    let (_, undisturbed) = same.relay.undisturbed(&request).await;
+    for run in 0..RUNS {
+        let here = Fixture::start(OffloadMode::Auto, &[starter()]).await;
+        set_temperature(&here.app, 0.0).await;
+        let (after, llama_id) = (5 + run * 17, llama.relay.add_to(&here.app).await);
+        let message = SendMessage { place: Some(PlaceChoice::Here), ..question() };
+        let to = PlaceChoice::Node(llama_id.clone());
+        let answer = disturbed(&here.app, message, after, async |id| here.app.move_answer(id, to).unwrap()).await;
+        answer.check();
+        assert_eq!(answer.places(), ["here", llama_id.as_str()], "{:?}", answer.notes);
+        assert_eq!(answer.continuations(), [None, Some("text")]);
+        assert!(undisturbed.starts_with(answer.halves().0));
+        compare(&format!("from here, by text, moved after {after} pieces"), &answer.text, &undisturbed);
+    }
+}
