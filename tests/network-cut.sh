@@ -3,8 +3,9 @@
 # undisturbed. Linux, as root, with `ip` and python3: tests/network-cut.sh [TIDEGATE]
 #
 # Two nodes run in network namespaces of their own, each behind a link of its own; the front runs outside. One after the
-# other, the node's end of the link goes down, the node's answers lead nowhere, and the front's own address changes. Links,
-# namespaces and processes are gone at the end, whatever happens.
+# other, the node's end of the link goes down, the node's answers lead nowhere, and the front's own address changes: once
+# with another node to go to, once with that node alone, where the answer goes on by a new connection. Links, namespaces and
+# processes are gone at the end, whatever happens.
 set -eu
 cd "$(dirname "$0")/.."
 program=${1:-target/debug/tidegate}
@@ -89,13 +90,16 @@ ask http://10.213.1.2:11500 "$data/expected" true
 ask http://10.213.2.2:11500 "$data/same" true >/dev/null
 cmp "$data/expected" "$data/same"
 
-cut() { # what, command that cuts, command that restores
+cut() { # what, command that cuts, command that restores, nodes…
     echo "$1:"
+    what=$2 back=$3
+    shift 3
+    # shellcheck disable=SC2046 -- an option for each node
     "$program" serve --listen 127.0.0.1:11599 --data "$data/front" --offload remote \
-        --node http://10.213.1.2:11500 --node http://10.213.2.2:11500 2>"$data/front.log" &
+        $(printf -- '--node http://10.213.%s.2:11500 ' "$@") 2>"$data/front.log" &
     front=$!
-    ask http://127.0.0.1:11599 "$data/text" "$2"
-    sh -c "$3"
+    ask http://127.0.0.1:11599 "$data/text" "$what"
+    sh -c "$back"
     "$program" log --json --data "$data/front" >"$data/decisions"
     kill $front
     wait $front 2>/dev/null || true
@@ -108,9 +112,10 @@ kinds = [entry["kind"] for entry in reversed(json.load(open(sys.argv[1])))]
 sys.exit(kinds != ["start", "lost", "move"] and f"the history says {kinds}")' "$data/decisions"
 }
 
-cut 'the link goes down' "ip -n $name-1 link set node down" "ip -n $name-1 link set node up"
-cut 'answers lead nowhere' "ip -n $name-1 route add blackhole 10.213.1.1/32" "ip -n $name-1 route delete blackhole 10.213.1.1/32"
-cut 'the address changes, and the node can be reached' \
-    "ip address add 10.213.1.3/25 dev $name-1 && ip address delete 10.213.1.1/24 dev $name-1" \
-    "ip address add 10.213.1.1/24 dev $name-1"
+cut 'the link goes down' "ip -n $name-1 link set node down" "ip -n $name-1 link set node up" 1 2
+cut 'answers lead nowhere' "ip -n $name-1 route add blackhole 10.213.1.1/32" "ip -n $name-1 route delete blackhole 10.213.1.1/32" 1 2
+change="ip address add 10.213.1.3/25 dev $name-1 && ip address delete 10.213.1.1/24 dev $name-1"
+change_back="ip address add 10.213.1.1/24 dev $name-1 && ip address delete 10.213.1.3/25 dev $name-1"
+cut 'the address changes, and the node can be reached' "$change" "$change_back" 1 2
+cut 'the address changes, and there is no other node' "$change" "$change_back" 1
 echo 'nothing was lost and nothing doubled'

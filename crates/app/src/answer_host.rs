@@ -2,7 +2,7 @@
 //! while it is written.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use chat::{Bytes, ChatRequest};
 use engine::GenerateError;
@@ -16,6 +16,7 @@ use routing::{
 use tokio::sync::{OnceCell, mpsc, watch};
 
 use crate::answer::{AnswerRequest, generate_error, id_of};
+use crate::disturbance::Disturbance;
 use crate::error::{AppError, ErrorCode, chain, sentence};
 use crate::model_list::ModelEntry;
 use crate::node_list::{NodeView, same_model};
@@ -25,8 +26,6 @@ use crate::{App, Vitals};
 
 /// Tokens that an answer should have room for when a context is chosen for it.
 const ANSWER_ROOM: usize = 1_024;
-/// The wall clock runs so much further than ours only where the machine slept.
-const SLEPT: Duration = Duration::from_secs(5);
 
 /// The host of one answer.
 pub(crate) struct AnswerHost {
@@ -231,7 +230,8 @@ impl Host for AnswerHost {
             most_tokens: self.request.chat.sampling.max_tokens,
             asked,
         });
-        AnswerWatch { app: self.app.clone(), vitals, moves: self.moves.clone(), local, began, clocks: Clocks::now() }
+        let connection = (*place != Place::Here).then(Disturbance::watch);
+        AnswerWatch { app: self.app.clone(), vitals, moves: self.moves.clone(), local, began, connection }
     }
 
     async fn relieve(&self, measure: Measure) {
@@ -304,6 +304,10 @@ impl Failure for AppError {
         self.code == ErrorCode::BadRequest
     }
 
+    fn is_cut_off(&self) -> bool {
+        matches!(self.code, ErrorCode::CutOff | ErrorCode::NodeUnreachable)
+    }
+
     fn sentence(&self) -> String {
         self.sentence.clone()
     }
@@ -317,7 +321,8 @@ pub(crate) struct AnswerWatch {
     /// Where it is written here.
     local: Option<Local>,
     began: Instant,
-    clocks: Clocks,
+    /// Where it is written on a node.
+    connection: Option<Disturbance>,
 }
 
 /// What is watched of an answer that is written here.
@@ -327,27 +332,6 @@ struct Local {
     /// Tokens in its cache.
     n_past: usize,
     most_tokens: Option<usize>,
-}
-
-/// Both clocks at one moment.
-struct Clocks {
-    wall: SystemTime,
-    own: Instant,
-}
-
-impl Clocks {
-    fn now() -> Self {
-        Self { wall: SystemTime::now(), own: Instant::now() }
-    }
-
-    /// Whether the machine slept since it was last asked: our clock stood still then, and the wall's didn't.
-    fn slept(&mut self) -> bool {
-        let now = Self::now();
-        let wall = now.wall.duration_since(self.wall).unwrap_or_default();
-        let slept = wall.saturating_sub(now.own - self.own) > SLEPT;
-        *self = now;
-        slept
-    }
 }
 
 impl Watch for AnswerWatch {
@@ -375,7 +359,7 @@ impl Watch for AnswerWatch {
                     if changed.is_err() {
                         return std::future::pending().await;
                     }
-                    if self.clocks.slept() {
+                    if self.connection.as_mut().is_some_and(Disturbance::happened) {
                         return Signal::Disturbed;
                     }
                     let (app, at) = (self.app.clone(), self.began.elapsed());

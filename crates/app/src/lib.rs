@@ -12,6 +12,7 @@ mod calibration;
 mod completion;
 mod conversations;
 mod decision_record;
+mod disturbance;
 mod error;
 mod history;
 mod library;

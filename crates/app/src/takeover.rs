@@ -32,7 +32,9 @@ pub(crate) async fn probe_unknown(
     let could_move_to = |option: &&NodeOption| {
         let place = Place::Node(option.id.clone());
         let is_asked_for = wanted.is_none_or(|wanted| *wanted == place);
-        let is_left = running.place == place || running.failed.contains(&place);
+        // Where nobody wants it elsewhere, it was cut off, and may go on where it was.
+        let is_left = running.place == place && (running.concern.is_some() || wanted.is_some());
+        let is_left = is_left || running.failed.contains(&place);
         let is_ready = option.reachable == Some(true) && option.has_model && option.continuation.is_none();
         is_asked_for && !is_left && is_ready && may_leave(&asked.policy, &asked.demand, option).is_ok()
     };

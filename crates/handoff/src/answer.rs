@@ -6,7 +6,7 @@ use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Usage};
 use futures::StreamExt;
 use routing::{Advice, Concern, Continuation, Decision, Measure, Place, Running, Target};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::host::{BackendStream, Failure, Host, Opened, Signal, Watch};
 use crate::ledger::{Ended, Ledger};
@@ -28,6 +28,13 @@ const FIRST_TOKEN: Duration = Duration::from_secs(20);
 const WARM_UP: Duration = Duration::from_secs(120);
 /// How long an answer stays where it is when it was to move and there was no place to go.
 const STAYS: Duration = Duration::from_secs(5);
+/// How long an answer that has no other place to go waits for the one that it was cut off from: a network that changes, and
+/// a server that is started again, are back within seconds.
+const RETURNS: Duration = Duration::from_secs(15);
+/// How often it is asked meanwhile.
+const ASKED_AGAIN: Duration = Duration::from_secs(1);
+/// The most times an answer waits so.
+const MOST_RETURNS: usize = 3;
 /// Events of the old place that wait for the first token of the new one; the old place waits when there are more.
 const HELD_BACK: usize = 512;
 
@@ -74,7 +81,18 @@ pub async fn answer<H: Host>(host: &H, ask: Ask, events: &mpsc::Sender<HandoffEv
     let tells_tokens = ask.request.tells_tokens;
     let request = ChatRequest { tells_tokens: true, ..ask.request };
     let (ledger, failed, last_told) = (Ledger::default(), Vec::new(), Instant::now());
-    let mut answer = Answer { host, request, tells_tokens, events, ledger, failed, last_told, said_to_be_whole: None };
+    let mut answer = Answer {
+        host,
+        request,
+        tells_tokens,
+        events,
+        ledger,
+        failed,
+        last_told,
+        said_to_be_whole: None,
+        cut_off: None,
+        returns: 0,
+    };
     answer.run().await;
     answer.ledger
 }
@@ -91,6 +109,9 @@ struct Answer<'a, H: Host> {
     last_told: Instant,
     /// A place that added nothing says that the answer is whole.
     said_to_be_whole: Option<Finish>,
+    /// The place that wrote last, where the answer was cut off from it.
+    cut_off: Option<Place>,
+    returns: usize,
 }
 
 /// A place that writes.
@@ -116,16 +137,19 @@ struct Pulse {
     longest_pause: Option<Duration>,
     /// When it is asked whether it is still there.
     ask_at: Instant,
+    /// This connection may be dead though the place is there.
+    is_disturbed: bool,
 }
 
 impl Pulse {
     fn start() -> Self {
         let since = Instant::now();
-        Self { since, longest_pause: None, ask_at: since + SILENCE }
+        Self { since, longest_pause: None, ask_at: since + SILENCE, is_disturbed: false }
     }
 
     /// Something came.
     fn beat(&mut self) {
+        self.is_disturbed = false;
         self.longest_pause = self.longest_pause.map(|longest| longest.max(self.since.elapsed()));
     }
 
@@ -134,14 +158,28 @@ impl Pulse {
         if has_told {
             self.longest_pause.get_or_insert(Duration::ZERO);
         }
-        let patience = self.longest_pause.map_or(SILENCE, |pause| (pause * PAUSES).clamp(SHORT_SILENCE, SILENCE));
         self.since = Instant::now();
-        self.ask_at = self.since + patience;
+        self.ask_at = self.since + self.patience();
+    }
+
+    fn patience(&self) -> Duration {
+        self.longest_pause.map_or(SILENCE, |pause| (pause * PAUSES).clamp(SHORT_SILENCE, SILENCE))
+    }
+
+    /// The machine slept, or its network changed.
+    fn disturb(&mut self) {
+        self.is_disturbed = true;
+        self.ask_at = self.ask_at.min(Instant::now() + self.patience());
     }
 
     /// Whether it is too long, for one that is there.
     fn is_stuck(&self) -> bool {
-        let longest = if self.longest_pause.is_some() { LONGEST_SILENCE } else { LONGEST_PROMPT };
+        let longest = match self.longest_pause {
+            // It writes, but not here.
+            Some(_) if self.is_disturbed => self.patience(),
+            Some(_) => LONGEST_SILENCE,
+            None => LONGEST_PROMPT,
+        };
         self.since.elapsed() >= longest
     }
 }
@@ -219,6 +257,9 @@ impl<H: Host> Answer<'_, H> {
                 }
             };
             let Some(place) = self.untried(&decision) else {
+                if self.comes_back().await {
+                    continue;
+                }
                 let refusal = self.host.refusal(&decision);
                 if lost.is_none() {
                     self.tell_route(&decision, None, String::new(), None).await;
@@ -238,6 +279,21 @@ impl<H: Host> Answer<'_, H> {
                 }
             }
         }
+    }
+
+    /// Whether the place that the answer was cut off from can be asked again, within a little while.
+    async fn comes_back(&mut self) -> bool {
+        let Some(place) = self.cut_off.take().filter(|_| self.returns < MOST_RETURNS) else { return false };
+        self.returns += 1;
+        let deadline = Instant::now() + RETURNS;
+        while !self.host.is_alive(&place).await {
+            if Instant::now() + ASKED_AGAIN > deadline {
+                return false;
+            }
+            sleep(ASKED_AGAIN).await;
+        }
+        self.failed.retain(|failed| *failed != place);
+        true
     }
 
     /// Where the decision leads; a place that has failed leads nowhere, whatever is decided.
@@ -343,7 +399,8 @@ impl<H: Host> Answer<'_, H> {
                     Signal::Advice(Advice::HandOff(concern)) => return Left::Move(Why::Concern(concern)),
                     Signal::MoveTo(place) if place == source.place => {}
                     Signal::MoveTo(place) => return Left::Move(Why::Wanted(place)),
-                    Signal::Disturbed => source.pulse.ask_at = Instant::now(),
+                    Signal::Disturbed if source.place == Place::Here => {}
+                    Signal::Disturbed => source.pulse.disturb(),
                 },
                 event = listen(self.host, &source.place, &mut source.opened.stream, &mut source.pulse) => {
                     if let Some(end) = self.heard(source, event).await {
@@ -539,6 +596,7 @@ impl<H: Host> Answer<'_, H> {
         let sentence = failure.sentence();
         self.ledger.end(Ended::Failed(sentence.clone()));
         self.lose_candidate(place, failure);
+        self.cut_off = failure.is_cut_off().then(|| place.clone());
         self.send(HandoffEvent::Lost(sentence)).await;
     }
 

@@ -13,6 +13,9 @@ pub trait Failure: Send + 'static {
     /// Every place would refuse this request.
     fn is_final(&self) -> bool;
 
+    /// It didn't refuse: it can't be reached, or was cut off, and may come back.
+    fn is_cut_off(&self) -> bool;
+
     /// In a few words, for the ledger: never text of the conversation.
     fn sentence(&self) -> String;
 }

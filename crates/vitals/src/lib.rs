@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 mod machine;
+mod network;
 mod readings;
 mod recording;
 mod sampler;
@@ -15,6 +16,7 @@ mod snapshot;
 mod sys;
 
 pub use machine::{Machine, machine};
+pub use network::network_addresses;
 pub use recording::RecordingError;
 pub use sampler::{Replayed, Sampler, replay};
 pub use snapshot::{

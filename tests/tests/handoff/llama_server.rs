@@ -157,7 +157,7 @@ async fn llama_cpp_goes_on_with_the_text_of_an_answer_that_began_here() {
     for run in 0..RUNS {
         let here = Fixture::start(OffloadMode::Auto, &[starter()]).await;
         set_temperature(&here.app, 0.0).await;
-        let (after, llama_id) = (5 + run * 17, llama.relay.add_to(&here.app).await);
+        let (after, llama_id) = (5 + run * 9, llama.relay.add_to(&here.app).await);
         let message = SendMessage { place: Some(PlaceChoice::Here), ..question() };
         let to = PlaceChoice::Node(llama_id.clone());
         let answer = disturbed(&here.app, message, after, async |id| here.app.move_answer(id, to).unwrap()).await;

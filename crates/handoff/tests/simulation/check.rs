@@ -170,11 +170,14 @@ impl Outcome {
         }
     }
 
-    /// A place that is silent for a while in mid-answer, and answers when it is asked, keeps the answer.
+    /// A place that is silent for a while in mid-answer, and answers when it is asked, keeps the answer; a node where the
+    /// network was disturbed may be asked anew.
     fn whoever_only_pauses_is_not_left(&self) {
+        let is_disturbed = self.scenario.said.iter().any(|said| said.signal == Signal::Disturbed);
         for segment in self.read.segments().iter().filter(|segment| segment.text.len() + segment.thinking.len() > 0) {
             let pauses = matches!(self.spec(&segment.place).fault, Fault::Pauses { alive: true, .. });
-            assert!(!pauses || !matches!(segment.ended, Some(Ended::Failed(_))), "{segment:?}");
+            let may_be_dead = is_disturbed && segment.place != Place::Here;
+            assert!(!pauses || may_be_dead || !matches!(segment.ended, Some(Ended::Failed(_))), "{segment:?}");
         }
     }
 
@@ -250,6 +253,10 @@ impl Seen {
             }
         }
         for pair in segments.windows(2) {
+            if pair[0].place == pair[1].place {
+                self.count("came back");
+                continue;
+            }
             match (&pair[0].place, &pair[1].place) {
                 (Place::Here, Place::Node(_)) => self.count("here to node"),
                 (Place::Node(_), Place::Here) => self.count("node to here"),
@@ -286,6 +293,7 @@ impl Seen {
             "here to node",
             "node to here",
             "node to node",
+            "came back",
             "more than one move",
             "whole after a move",
             "whole",

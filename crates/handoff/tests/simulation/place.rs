@@ -33,6 +33,10 @@ impl Failure for Broken {
         self.is_final
     }
 
+    fn is_cut_off(&self) -> bool {
+        ["cut off", "the connection broke off"].contains(&self.why)
+    }
+
     fn sentence(&self) -> String {
         self.why.to_owned()
     }
