@@ -125,6 +125,41 @@ test("an answer is offloaded, and when the node dies it can be had here", async 
   await app.end();
 });
 
+test("a running answer is moved to a node and back, and says so where it moved", async () => {
+  const node = await Node.start();
+  const app = await App.start(newFolder());
+  await app.page.click("open-nodes");
+  await app.page.type("node-url", node.url);
+  await app.page.click("node-add");
+  await until("the node to be ready", async () => /ready/i.test((await app.page.text("node-row")) ?? ""));
+  await app.page.click("new-chat");
+  await app.ask(LONG);
+  for (const [moves, place] of [[1, /then 127\.0\.0\.1/], [2, /then here/i]]) {
+    const before = ((await app.answer()) ?? "").length;
+    await until("some more of the answer", async () => ((await app.answer()) ?? "").length > before + 80);
+    await app.page.click("move-answer");
+    await until("the menu", () => app.page.count("move-place"));
+    await app.page.click("move-place");
+    await until("the seam", async () => (await app.page.count("seam")) === moves, 120_000);
+    await until("the place", async () => place.test((await app.page.text("place-line")) ?? ""));
+  }
+  await app.page.click("seam");
+  await until("the decision", () => app.page.count("decision-card"));
+  await until("the card to be drawn", () => app.page.settled());
+  picture("moved");
+  // The card is over the window until it is closed.
+  await app.page.type("css:body", "\uE00C");
+  await app.page.click("stop");
+  const [{ id }] = await app.page.invoke("list_conversations");
+  const kept = await until("the answer to be kept", async () => {
+    const message = (await app.page.invoke("open_conversation", { id })).messages.at(-1);
+    return message.state !== "writing" && message;
+  });
+  assert.deepEqual(kept.segments.map(({ ended }) => ended).slice(0, 2), ["handed over", "handed over"]);
+  assert.equal(kept.segments.length, 3);
+  await app.end();
+});
+
 /** Drags a file onto the middle of the screen, where the window is. */
 async function drag(path) {
   const source = await DragSource.start(path);
