@@ -5,7 +5,7 @@ use chat::Bytes;
 use crate::device::KvType;
 use crate::gguf::Gguf;
 use crate::kv_cache::KvCache;
-use crate::models::{self, Model, Part, Rows, TokenId};
+use crate::models::{self, Model, Part, TokenId};
 use crate::spec::{MixerSpec, ModelSpec, RopeScaling, Spec};
 use crate::tokenizer::Tokenizer;
 use crate::{GenerateError, LoadError, device};
@@ -102,9 +102,11 @@ impl Evaluator {
     /// # Errors
     /// When the device fails, for example for want of memory.
     pub fn logits(&self, parts: &mut [(&[u32], &mut EvaluatedSequence)]) -> Result<Vec<Vec<f32>>, GenerateError> {
-        let mut parts: Vec<Part<'_>> =
-            parts.iter_mut().map(|(tokens, sequence)| Part { tokens, cache: &mut sequence.cache }).collect();
-        let logits = kernels::step(|| self.model.forward(&mut parts, Rows::All))?;
+        let mut parts: Vec<Part<'_>> = parts
+            .iter_mut()
+            .map(|(tokens, sequence)| Part { tokens, cache: &mut sequence.cache, logits: tokens.len() })
+            .collect();
+        let logits = kernels::step(|| self.model.forward(&mut parts))?;
         Ok(logits.to_vec2::<f32>()?)
     }
 }

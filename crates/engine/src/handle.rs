@@ -29,6 +29,9 @@ pub struct EngineConfig {
     pub threads: Option<usize>,
     /// Answers that are written at the same time, and conversations whose caches are kept. Default 4.
     pub slots: usize,
+    /// Guesses tokens from what was written before, where the answer runs on the CPU: the same text, sooner. Default true.
+    /// On a GPU, products for several tokens round otherwise than for one, and the text could be another.
+    pub guesses: bool,
     /// Where the caches of conversations are kept while their model is not in memory; `None` forgets them.
     pub cache_dir: Option<PathBuf>,
     /// What the files there may take in all; the longest unused are removed. Nothing is written where less than twice
@@ -47,6 +50,7 @@ impl Default for EngineConfig {
             idle_unload: None,
             threads: None,
             slots: 4,
+            guesses: true,
             cache_dir: None,
             cache_dir_limit: Bytes(1 << 30),
             wiring: None,
@@ -375,7 +379,7 @@ mod tests {
     use super::*;
     use crate::DeviceFault;
     use crate::kv_cache::KvCache;
-    use crate::models::{self, Loaded, Model, Part, Rows};
+    use crate::models::{self, Loaded, Model, Part};
 
     type Fault = fn() -> candle_core::Error;
 
@@ -387,11 +391,11 @@ mod tests {
     }
 
     impl Model for Failing {
-        fn forward(&self, parts: &mut [Part<'_>], rows: Rows) -> Result<Tensor, GenerateError> {
+        fn forward(&self, parts: &mut [Part<'_>]) -> Result<Tensor, GenerateError> {
             if self.armed.swap(false, Ordering::Relaxed) {
                 return Err((self.fault)().into());
             }
-            self.model.forward(parts, rows)
+            self.model.forward(parts)
         }
 
         fn new_cache(&self, kv_type: KvType) -> KvCache {

@@ -164,6 +164,11 @@ impl KvCache {
         &self.checkpoints
     }
 
+    /// Whether it can be wound back by a few tokens, whatever they were.
+    pub(crate) fn rewinds(&self) -> bool {
+        !self.layers.iter().any(LayerState::needs_state)
+    }
+
     /// Tokens in the cache.
     pub(crate) const fn n_past(&self) -> usize {
         self.n_past

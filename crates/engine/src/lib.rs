@@ -21,6 +21,7 @@ mod handle;
 mod header;
 mod kv_cache;
 mod kv_file;
+mod lookup;
 mod model_files;
 mod model_text;
 mod models;

@@ -26,6 +26,11 @@ impl Slot {
         (&self.sequence, &self.cache)
     }
 
+    /// Whether tokens can be forgotten at no cost.
+    pub(crate) fn rewinds(&self) -> bool {
+        self.cache.rewinds()
+    }
+
     /// Tokens in the sequence.
     pub(crate) const fn len(&self) -> usize {
         self.sequence.len()
@@ -62,8 +67,8 @@ impl Slot {
         common_prefix(&self.sequence, prompt)
     }
 
-    /// Forgets what isn't in the prompt.
-    fn keep(&mut self, tokens: usize) {
+    /// Forgets the tokens from there on, and as many more as the cache takes for it.
+    pub(crate) fn keep(&mut self, tokens: usize) {
         let kept = self.cache.trim(tokens);
         self.sequence.truncate(kept);
     }

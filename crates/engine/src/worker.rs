@@ -17,8 +17,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::answer::Answer;
 use crate::device::KvType;
 use crate::handle::{EngineConfig, LoadedModel, Unloaded};
+use crate::lookup::Lookup;
 use crate::model_text::{ModelText, Prompt, TextCache};
-use crate::models::{Loaded, Model, Part, Rows, TokenId};
+use crate::models::{Loaded, Model, Part, TokenId};
 use crate::relief::Relief;
 use crate::sampling::{Constraint, Sampler};
 use crate::saved_caches::{CacheFolder, LEAST_SAVED, SavedCaches};
@@ -30,6 +31,8 @@ use crate::{DeviceFault, GenerateError, LoadError, device, models};
 pub(crate) const PREFILL_CHUNK: usize = 256;
 /// The same while answers are being written, which wait for these between two of their tokens.
 const PREFILL_BESIDE_DECODE: usize = 64;
+/// Tokens of all answers that are run in one pass while they are written, guesses among them.
+const MOST_DECODED: usize = 8;
 
 pub(crate) type EventSender = mpsc::UnboundedSender<Result<ChatEvent, GenerateError>>;
 
@@ -107,6 +110,7 @@ pub(crate) struct Worker {
     wiring: Option<Wiring>,
     own_footprint: fn() -> Option<Bytes>,
     most_slots: usize,
+    guesses: bool,
     cache_folder: Option<CacheFolder>,
     loader: Loader,
     waiting: VecDeque<Waiting>,
@@ -129,6 +133,7 @@ struct Resident {
     model: Box<dyn Model>,
     running: Vec<Running>,
     free: FreeSlots,
+    guesses: bool,
     /// Of earlier times when the model was in memory.
     saved: Option<SavedCaches>,
 }
@@ -146,7 +151,13 @@ struct Running {
 
 enum Stage {
     Prefill,
-    Decode { answer: Box<Answer>, prefill: Duration, next: TokenId },
+    /// `lookup` has the sequence, the next token to be run at its end; `guess` is what may follow that one.
+    Decode {
+        answer: Box<Answer>,
+        prefill: Duration,
+        lookup: Lookup,
+        guess: Vec<TokenId>,
+    },
 }
 
 impl Worker {
@@ -157,6 +168,7 @@ impl Worker {
             wiring: config.wiring.clone(),
             own_footprint: config.own_footprint,
             most_slots: config.slots.max(1),
+            guesses: config.guesses && device::open().is_cpu(),
             cache_folder: config.cache_dir.clone().map(|path| CacheFolder::new(path, config.cache_dir_limit)),
             loader,
             waiting: VecDeque::new(),
@@ -370,8 +382,8 @@ impl Worker {
             let wired = pieces.map(|(wiring, pieces)| WiredWeights::new(wiring, pieces));
             let text = job.text.clone();
             let saved = self.cache_folder.as_ref().map(|folder| folder.of_model(&text.gguf, job.kv_type));
-            let (running, free) = (Vec::new(), FreeSlots::default());
-            self.resident = Some(Resident { text, kv_type: job.kv_type, wired, model, running, free, saved });
+            let (running, free, guesses) = (Vec::new(), FreeSlots::default(), self.guesses);
+            self.resident = Some(Resident { text, kv_type: job.kv_type, wired, model, running, free, guesses, saved });
         }
         let header = &job.text.header;
         let loaded = LoadedModel {
@@ -491,11 +503,19 @@ impl Resident {
     }
 
     /// What each answer runs next, by its index.
-    fn inputs(&self) -> Vec<(usize, Vec<TokenId>)> {
-        let is_decoding = |running: &Running| matches!(running.stage, Stage::Decode { .. });
-        let mut left = if self.running.iter().any(is_decoding) { PREFILL_BESIDE_DECODE } else { PREFILL_CHUNK };
-        let input = |running: &Running| match &running.stage {
-            Stage::Decode { next, .. } => vec![*next],
+    fn inputs(&mut self) -> Vec<(usize, Vec<TokenId>)> {
+        let is_decoding = |running: &&Running| matches!(running.stage, Stage::Decode { .. });
+        let decoding = self.running.iter().filter(is_decoding).count();
+        let mut left = if decoding > 0 { PREFILL_BESIDE_DECODE } else { PREFILL_CHUNK };
+        let most_guessed = if self.guesses { (MOST_DECODED / decoding.max(1)).saturating_sub(1) } else { 0 };
+        let input = |running: &mut Running| match &mut running.stage {
+            Stage::Decode { lookup, guess, .. } => {
+                let room = running.job.context_len.saturating_sub(lookup.tokens().len());
+                let most = if running.slot.rewinds() { most_guessed.min(room) } else { 0 };
+                *guess = lookup.guess(most).to_vec();
+                // One token, or more where the cache could not be wound back to it.
+                [&lookup.tokens()[running.slot.len()..], guess].concat()
+            }
             Stage::Prefill => {
                 let rest = &running.job.prompt.tokens[running.slot.len()..];
                 let chunk = &rest[..rest.len().min(left)];
@@ -503,7 +523,7 @@ impl Resident {
                 chunk.to_vec()
             }
         };
-        self.running.iter().map(input).enumerate().filter(|(_, input)| !input.is_empty()).collect()
+        self.running.iter_mut().map(input).enumerate().filter(|(_, input)| !input.is_empty()).collect()
     }
 
     /// Runs `inputs` in one pass, and lets each answer take its logits.
@@ -518,20 +538,23 @@ impl Resident {
         let mut parts: Vec<Part<'_>> = running
             .iter_mut()
             .zip(inputs)
-            .map(|(running, (_, tokens))| Part { tokens, cache: running.slot.cache() })
+            .map(|(running, (_, tokens))| Part { tokens, logits: running.guessed() + 1, cache: running.slot.cache() })
             .collect();
         let model = &self.model;
-        let logits = kernels::step(|| Ok(model.forward(&mut parts, Rows::Last)?.to_vec2::<f32>()?));
-        let logits: Vec<Vec<f32>> = match logits {
+        let logits = kernels::step(|| Ok(model.forward(&mut parts)?.to_vec2::<f32>()?));
+        let mut logits: Vec<Vec<f32>> = match logits {
             Ok(logits) => logits,
             Err(error) => {
                 running.iter_mut().for_each(|running| running.slot.undo());
                 return Err(error);
             }
         };
-        for ((running, (_, tokens)), mut logits) in running.into_iter().zip(inputs).zip(logits) {
+        let mut logits = logits.as_mut_slice();
+        for (running, (_, tokens)) in running.into_iter().zip(inputs) {
+            let (own, others) = logits.split_at_mut(running.guessed() + 1);
+            logits = others;
             running.slot.extend(tokens);
-            if let Err(error) = running.take(&mut logits) {
+            if let Err(error) = running.take(own) {
                 running.fail(error);
             }
         }
@@ -552,8 +575,17 @@ impl Resident {
 }
 
 impl Running {
-    /// Takes the logits after what was run: nothing but progress in the middle of a prompt, else the next token.
-    fn take(&mut self, logits: &mut [f32]) -> Result<(), GenerateError> {
+    /// Tokens at the end of what is run that may be wrong.
+    fn guessed(&self) -> usize {
+        match &self.stage {
+            Stage::Decode { guess, .. } => guess.len(),
+            Stage::Prefill => 0,
+        }
+    }
+
+    /// Takes the logits after what was run: nothing but progress in the middle of a prompt, else the next token, and one
+    /// more for each guess that was right.
+    fn take(&mut self, logits: &mut [Vec<f32>]) -> Result<(), GenerateError> {
         if let Stage::Prefill = self.stage {
             let (done, total) = (self.slot.len(), self.job.prompt.tokens.len());
             self.job.progress(Progress::Prefill { done, total });
@@ -563,18 +595,30 @@ impl Running {
             self.slot.checkpoint();
             let prefill = self.prefill_started.elapsed();
             let (answer, ended) = Answer::begin(&self.job)?;
-            self.stage = Stage::Decode { answer: Box::new(answer), prefill, next: 0 };
+            let lookup = Lookup::new(&self.job.prompt.tokens);
+            self.stage = Stage::Decode { answer: Box::new(answer), prefill, lookup, guess: Vec::new() };
             if let Some(reason) = ended {
                 return self.finish(reason);
             }
         }
-        let Stage::Decode { answer, next, .. } = &mut self.stage else { return Ok(()) };
-        let draw = answer.draw(logits)?;
-        *next = draw.token;
-        if let Some(reason) = answer.take(&self.job, draw)? {
-            self.finish(reason)?;
+        let Stage::Decode { answer, lookup, guess, .. } = &mut self.stage else { return Ok(()) };
+        let (mut right, mut ended) = (0, None);
+        for logits in logits {
+            let draw = answer.draw(logits)?;
+            let token = draw.token;
+            ended = answer.take(&self.job, draw)?;
+            lookup.push(token);
+            if ended.is_some() || guess.get(right) != Some(&token) {
+                break;
+            }
+            right += 1;
         }
-        Ok(())
+        lookup.judge(guess.len(), right);
+        let wrong = guess.split_off(right).len();
+        if wrong > 0 {
+            self.slot.keep(self.slot.len() - wrong);
+        }
+        ended.map_or(Ok(()), |reason| self.finish(reason))
     }
 
     fn finish(&mut self, reason: FinishReason) -> Result<(), GenerateError> {

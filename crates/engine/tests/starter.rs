@@ -134,6 +134,42 @@ async fn an_answer_that_goes_on_elsewhere_is_the_one_that_would_have_been() {
     engine.shutdown().await;
 }
 
+const CODE: &str = "fn area(width: f64, height: f64) -> f64 {
+    width * height
+}
+
+fn perimeter(width: f64, height: f64) -> f64 {
+    2.0 * (width + height)
+}
+
+fn is_square(width: f64, height: f64) -> bool {
+    (width - height).abs() < f64::EPSILON
+}
+";
+
+/// Whole answers, for a guess that was wrong may show only later. Its speed is printed, and never a reason to fail.
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "figures for whoever runs it")]
+async fn guesses_change_nothing_in_an_answer() {
+    let edit =
+        format!("Rename `width` to `w` in this code and give me all of it, in one block, without a word more.\n{CODE}");
+    let (edit, chat) = (Message::new(Role::User, edit), Message::new(Role::User, "Why is the sky blue?"));
+    for (name, question, temperature) in [("edit", &edit, 0.0), ("edit", &edit, 0.8), ("chat", &chat, 0.0)] {
+        let mut answers = Vec::new();
+        for guesses in [false, true] {
+            let engine = EngineHandle::start(EngineConfig { guesses, ..EngineConfig::default() });
+            let mut request = greedy(vec![question.clone()], 80);
+            (request.sampling.temperature, request.sampling.seed) = (Some(temperature), Some(5));
+            let (text, finish, _) = read(engine.chat(spec(), request)).await;
+            let speed = finish.timings.decode_tokens_per_sec.unwrap();
+            println!("{name} at {temperature}, guesses {guesses}: {speed:.1} tokens/s");
+            answers.push((text, finish.reason, finish.usage.unwrap().completion_tokens));
+            engine.shutdown().await;
+        }
+        assert_eq!(answers[0], answers[1], "{name} at {temperature}");
+    }
+}
+
 #[tokio::test]
 async fn a_conversation_goes_on_from_the_cache() {
     let engine = EngineHandle::start(EngineConfig::default());

@@ -9,7 +9,7 @@ use testkit::gguf::{GgufBuilder, tiny_model};
 use super::parse::Header;
 use super::*;
 use crate::device::KvType;
-use crate::models::{Part, Rows};
+use crate::models::Part;
 use crate::read_header;
 
 #[track_caller]
@@ -25,8 +25,8 @@ fn part(file: GgufBuilder, no: u16, count: u16, tensors: usize) -> GgufBuilder {
 
 fn logits(path: &Path) -> Vec<f32> {
     let model = crate::models::load(&Gguf::open(path).unwrap(), &Device::Cpu, &mut |_, _| {}).unwrap().model;
-    let part = Part { tokens: &[3, 1, 4, 1, 5], cache: &mut model.new_cache(KvType::DEVICE) };
-    model.forward(&mut [part], Rows::Last).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    let part = Part { tokens: &[3, 1, 4, 1, 5], cache: &mut model.new_cache(KvType::DEVICE), logits: 1 };
+    model.forward(&mut [part]).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 #[test]

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::device::KvType;
 use crate::gguf::Gguf;
-use crate::models::{self, Model, Part, Rows};
+use crate::models::{self, Model, Part};
 use crate::spec::StateShape;
 
 const MODEL: Fingerprint = [7; 32];
@@ -26,7 +26,7 @@ fn families(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn run(model: &dyn Model, tokens: &[TokenId], cache: &mut KvCache) -> Vec<Vec<f32>> {
-    model.forward(&mut [Part { tokens, cache }], Rows::All).unwrap().to_vec2().unwrap()
+    model.forward(&mut [Part { tokens, cache, logits: tokens.len() }]).unwrap().to_vec2().unwrap()
 }
 
 fn kind(layer: &LayerState) -> &'static str {

@@ -10,15 +10,8 @@ use crate::kv_cache::KvCache;
 pub(crate) struct Part<'a> {
     pub(crate) tokens: &'a [TokenId],
     pub(crate) cache: &'a mut KvCache,
-}
-
-/// Which tokens get logits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rows {
-    /// The last of each part.
-    Last,
-    /// Every one.
-    All,
+    /// How many of them, from the last one back, get logits; at least one.
+    pub(crate) logits: usize,
 }
 
 /// One forward: the tokens of all parts laid end to end. Matrices take them at once; what remembers a sequence takes
@@ -56,14 +49,16 @@ impl Batch {
         self.tokens.len()
     }
 
-    /// `x` `(tokens, …)` of the rows that are wanted.
-    pub(super) fn select(&self, x: &Tensor, rows: Rows) -> candle_core::Result<Tensor> {
-        match rows {
-            Rows::All => Ok(x.clone()),
-            Rows::Last if self.spans.len() == 1 => x.narrow(0, self.len() - 1, 1),
-            Rows::Last => {
-                let last: Vec<u32> = self.spans.iter().map(|span| span.end as u32 - 1).collect();
-                x.index_select(&Tensor::new(last, &self.device)?, 0)
+    /// The rows of `x` `(tokens, …)` that get logits, part after part.
+    pub(super) fn select(&self, x: &Tensor, parts: &[Part<'_>]) -> candle_core::Result<Tensor> {
+        let wanted = |(span, part): (&Range<usize>, &Part<'_>)| span.end - part.logits..span.end;
+        let wanted: Vec<Range<usize>> = self.spans.iter().zip(parts).map(wanted).collect();
+        match wanted.as_slice() {
+            [one] => rows(x, one),
+            _ if wanted.iter().map(Range::len).sum::<usize>() == self.len() => Ok(x.clone()),
+            _ => {
+                let rows: Vec<u32> = wanted.into_iter().flatten().map(|row| row as u32).collect();
+                x.index_select(&Tensor::new(rows, &self.device)?, 0)
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use super::attention::Attention;
-use super::batch::{Batch, Part, Rows};
+use super::batch::{Batch, Part};
 use super::delta_net::DeltaNet;
 use super::experts::Experts;
 use super::feed_forward::FeedForward;
@@ -113,7 +113,7 @@ impl Decoder {
         })
     }
 
-    fn run(&self, parts: &mut [Part<'_>], rows: Rows) -> candle_core::Result<Tensor> {
+    fn run(&self, parts: &mut [Part<'_>]) -> candle_core::Result<Tensor> {
         let mut batch = Batch::new(parts, &self.device);
         for rope in &self.ropes {
             batch.angles.push(rope.angles(&batch.positions, &self.device)?);
@@ -128,7 +128,7 @@ impl Decoder {
             let own = own.as_ref().map(|own| own.narrow(1, index, 1)?.squeeze(1)).transpose()?;
             x = layer.forward(&x, own.as_ref(), &batch, &self.ropes, parts)?;
         }
-        let logits = self.output.forward(&self.output_norm.forward(&batch.select(&x, rows)?)?)?;
+        let logits = self.output.forward(&self.output_norm.forward(&batch.select(&x, parts)?)?)?;
         match self.spec.logit_softcap {
             Some(cap) => (logits / f64::from(cap))?.tanh()? * f64::from(cap),
             None => Ok(logits),
@@ -137,9 +137,9 @@ impl Decoder {
 }
 
 impl Model for Decoder {
-    fn forward(&self, parts: &mut [Part<'_>], rows: Rows) -> Result<Tensor, GenerateError> {
+    fn forward(&self, parts: &mut [Part<'_>]) -> Result<Tensor, GenerateError> {
         parts.iter_mut().for_each(|part| part.cache.begin());
-        let logits = self.run(parts, rows)?;
+        let logits = self.run(parts)?;
         parts.iter_mut().for_each(|part| part.cache.advance(part.tokens.len()));
         Ok(logits)
     }

@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 
 use super::Model;
-use super::batch::{Batch, Part, Rows};
+use super::batch::{Batch, Part};
 use super::compressed_attention::CompressedAttention;
 use super::experts::Experts;
 use super::hyper_connection::{HyperConnection, HyperHead};
@@ -53,7 +53,7 @@ impl Deepseek4 {
         })
     }
 
-    fn run(&self, parts: &mut [Part<'_>], rows: Rows) -> candle_core::Result<Tensor> {
+    fn run(&self, parts: &mut [Part<'_>]) -> candle_core::Result<Tensor> {
         let mut batch = Batch::new(parts, &self.device);
         for rope in &self.ropes {
             batch.angles.push(rope.angles(&batch.positions, &self.device)?);
@@ -64,15 +64,15 @@ impl Deepseek4 {
         for layer in &self.layers {
             streams = layer.forward(&streams, &batch, &self.ropes, parts)?;
         }
-        let x = self.head.forward(&batch.select(&streams, rows)?)?;
+        let x = self.head.forward(&batch.select(&streams, parts)?)?;
         self.output.forward(&self.output_norm.forward(&x)?)
     }
 }
 
 impl Model for Deepseek4 {
-    fn forward(&self, parts: &mut [Part<'_>], rows: Rows) -> Result<Tensor, GenerateError> {
+    fn forward(&self, parts: &mut [Part<'_>]) -> Result<Tensor, GenerateError> {
         parts.iter_mut().for_each(|part| part.cache.begin());
-        let logits = self.run(parts, rows)?;
+        let logits = self.run(parts)?;
         parts.iter_mut().for_each(|part| part.cache.advance(part.tokens.len()));
         Ok(logits)
     }

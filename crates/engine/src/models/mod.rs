@@ -20,7 +20,7 @@ mod short_conv;
 use candle_core::{Device, Tensor};
 use chat::Bytes;
 
-pub(crate) use batch::{Part, Rows};
+pub(crate) use batch::Part;
 pub(crate) use compressed_attention::MOST_QUERIES;
 
 use crate::device::KvType;
@@ -35,8 +35,8 @@ pub(crate) type TokenId = u32;
 /// A model with its weights.
 pub(crate) trait Model: Send {
     /// Runs the tokens of each part at its cache's current position, all in one pass over the weights. Gives logits
-    /// `(rows, vocabulary)`: of the last token of each part, or of every token, part after part.
-    fn forward(&self, parts: &mut [Part<'_>], rows: Rows) -> Result<Tensor, GenerateError>;
+    /// `(rows, vocabulary)`: of the tokens that get logits, part after part.
+    fn forward(&self, parts: &mut [Part<'_>]) -> Result<Tensor, GenerateError>;
 
     /// An empty cache of this model's shape.
     fn new_cache(&self, kv_type: KvType) -> KvCache;

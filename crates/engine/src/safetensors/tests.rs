@@ -6,7 +6,7 @@ use testkit::gguf::tiny_model;
 
 use super::*;
 use crate::gguf::Weights;
-use crate::models::{self, Rows};
+use crate::models;
 use crate::read_header;
 use crate::tokenizer::Tokenizer;
 
@@ -18,8 +18,8 @@ fn tiny(stored_as: StoredAs, shards: usize) -> tempfile::TempDir {
 
 fn logits(path: &Path) -> Vec<f32> {
     let model = models::load(&Gguf::open(path).unwrap(), &Device::Cpu, &mut |_, _| {}).unwrap().model;
-    let part = models::Part { tokens: &[3, 1, 4, 1, 5], cache: &mut model.new_cache(crate::KvType::DEVICE) };
-    model.forward(&mut [part], Rows::Last).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    let part = models::Part { tokens: &[3, 1, 4, 1, 5], cache: &mut model.new_cache(crate::KvType::DEVICE), logits: 1 };
+    model.forward(&mut [part]).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// Changes a JSON file of the folder.
