@@ -5,6 +5,8 @@ mod delta_rule;
 mod gate;
 mod repack;
 mod rope;
+mod team;
+mod tiles;
 mod unpack_q8;
 mod widen;
 
@@ -12,6 +14,7 @@ pub(crate) use delta_rule::DeltaRule;
 pub(crate) use gate::SiluGate;
 pub use repack::{one_token_reads_blocks, repacked_bytes};
 pub(crate) use rope::Rope;
+pub use tiles::{Tiles, tile, tiled_bytes};
 pub(crate) use unpack_q8::UnpackQ8;
 pub use widen::q5_0_as_q8_0;
 
