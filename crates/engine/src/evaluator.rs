@@ -102,9 +102,21 @@ impl Evaluator {
     /// # Errors
     /// When the device fails, for example for want of memory.
     pub fn logits(&self, parts: &mut [(&[u32], &mut EvaluatedSequence)]) -> Result<Vec<Vec<f32>>, GenerateError> {
+        self.run(parts, Rows::All)
+    }
+
+    /// As [`Self::logits`], of the last token of each part: what a prefill and a decode compute.
+    ///
+    /// # Errors
+    /// When the device fails, for example for want of memory.
+    pub fn last_logits(&self, parts: &mut [(&[u32], &mut EvaluatedSequence)]) -> Result<Vec<Vec<f32>>, GenerateError> {
+        self.run(parts, Rows::Last)
+    }
+
+    fn run(&self, parts: &mut [(&[u32], &mut EvaluatedSequence)], rows: Rows) -> Result<Vec<Vec<f32>>, GenerateError> {
         let mut parts: Vec<Part<'_>> =
             parts.iter_mut().map(|(tokens, sequence)| Part { tokens, cache: &mut sequence.cache }).collect();
-        let logits = kernels::step(|| self.model.forward(&mut parts, Rows::All))?;
+        let logits = kernels::step(|| self.model.forward(&mut parts, rows))?;
         Ok(logits.to_vec2::<f32>()?)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use super::activations::{self, Group};
 use super::blocks::*;
 use super::pack::Kind;
-use super::product::{Task, multiply};
+use super::product::{Task, multiply, unpack_row};
 use super::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
@@ -74,6 +74,22 @@ impl Isa {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => unsafe { quantize_avx512(x, groups) },
+        }
+    }
+
+    /// The weights of one row of `tile`.
+    pub(crate) fn unpack_row(kind: Kind, tile: &[u8], row: usize, out: &mut [f32]) {
+        match kind {
+            Kind::Q4_0 => unpack_row::<Q4_0>(tile, row, out),
+            Kind::Q4_1 => unpack_row::<Q4_1>(tile, row, out),
+            Kind::Q5_0 => unpack_row::<Q5_0>(tile, row, out),
+            Kind::Q5_1 => unpack_row::<Q5_1>(tile, row, out),
+            Kind::Q8_0 => unpack_row::<Q8_0>(tile, row, out),
+            Kind::Q4K => unpack_row::<Q4K>(tile, row, out),
+            Kind::Q5K => unpack_row::<Q5K>(tile, row, out),
+            Kind::Q6K => unpack_row::<Q6K>(tile, row, out),
+            Kind::IQ4NL => unpack_row::<Iq4Nl>(tile, row, out),
+            Kind::MXFP4 => unpack_row::<Mxfp4>(tile, row, out),
         }
     }
 

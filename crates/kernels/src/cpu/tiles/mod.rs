@@ -19,15 +19,22 @@ mod simd;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{Device, Result, Storage, Tensor};
+use candle_core::{DType, Device, Result, Storage, Tensor};
 
 use self::activations::{GROUP, Group};
-use self::isa::Isa;
+pub(crate) use self::isa::Isa;
 use self::pack::Kind;
 use self::product::{Output, Task};
+pub(crate) use self::scalar::Scalar;
 use self::simd::ROWS;
-use super::{team, values};
+pub(crate) use self::simd::Simd;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use self::{avx2::Avx2, avx512::Avx512};
+use super::{Parts, team, values};
 use crate::packed::Packing;
+
+/// Rows of a tile.
+pub const TILE_ROWS: usize = ROWS;
 
 /// A matrix `(rows, columns)` in tiles. `B` owns their bytes, or maps them.
 pub struct Tiles<B> {
@@ -58,7 +65,7 @@ pub fn tile(blocks: &[u8], packing: Packing, columns: usize, tiles: &mut [u8]) -
     };
     let tile_bytes = tile_bytes as usize;
     let count = tiles.len() / tile_bytes;
-    let to = Parts(tiles.as_mut_ptr());
+    let to = Parts::new(tiles);
     team::for_each(count, |index| {
         let from = &blocks[(index * tile_bytes).min(blocks.len())..];
         #[expect(unsafe_code, reason = "several threads write different parts of a slice")]
@@ -70,7 +77,7 @@ pub fn tile(blocks: &[u8], packing: Packing, columns: usize, tiles: &mut [u8]) -
     Ok(())
 }
 
-impl<B: AsRef<[u8]> + Sync> Tiles<B> {
+impl<B: AsRef<[u8]> + Send + Sync> Tiles<B> {
     /// A matrix of what [`tile`] wrote.
     ///
     /// # Errors
@@ -109,6 +116,26 @@ impl<B: AsRef<[u8]> + Sync> Tiles<B> {
             Tensor::from_vec(output, (tokens, matrix.rows), &Device::Cpu)
         };
         outputs.into_iter().zip(matrices).map(tensor).collect()
+    }
+
+    /// The rows `ids`, `(…)` → `(…, columns)`, as f32.
+    ///
+    /// # Errors
+    /// When an id is no row.
+    pub fn embedding(&self, ids: &Tensor) -> Result<Tensor> {
+        let mut shape = ids.dims().to_vec();
+        shape.push(self.columns);
+        let ids = ids.to_dtype(DType::U32)?.flatten_all()?.to_vec1::<u32>()?;
+        let mut out = vec![0_f32; ids.len() * self.columns];
+        for (id, out) in ids.iter().zip(out.chunks_exact_mut(self.columns)) {
+            let row = *id as usize;
+            if row >= self.rows {
+                candle_core::bail!("row {id} of {}", self.rows);
+            }
+            let tile = &self.bytes.as_ref()[row / ROWS * self.tile_bytes..][..self.tile_bytes];
+            Isa::unpack_row(self.kind, tile, row % ROWS, out);
+        }
+        Tensor::from_vec(out, shape, &Device::Cpu)
     }
 
     fn bias(&self, bias: &Tensor) -> Result<Vec<f32>> {
@@ -157,7 +184,7 @@ fn rounded(isa: Isa, x: &[f32], tokens: usize) -> Vec<Group> {
     let mut groups = vec![Group::default(); x.len() / GROUP];
     let columns = x.len() / tokens;
     let at_once = (VALUES / columns).max(1).min(tokens);
-    let to = Parts(groups.as_mut_ptr());
+    let to = Parts::new(&mut groups);
     team::for_each(tokens.div_ceil(at_once), |index| {
         let first = index * at_once;
         let tokens = at_once.min(tokens - first);
@@ -197,16 +224,3 @@ impl<B: AsRef<[u8]>> Tiles<B> {
         })
     }
 }
-
-/// A slice of which several threads write different parts.
-struct Parts<T>(*mut T);
-
-impl<T> Parts<T> {
-    const fn at(&self, index: usize) -> *mut T {
-        self.0.wrapping_add(index)
-    }
-}
-
-#[expect(unsafe_code, reason = "a pointer is handed to several threads")]
-// SAFETY: it is only followed where the part is nobody else's.
-unsafe impl<T: Send> Sync for Parts<T> {}

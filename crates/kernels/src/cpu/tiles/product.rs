@@ -4,6 +4,7 @@
 
 use super::activations::Group;
 use super::blocks::Blocks;
+use super::scalar::Scalar;
 use super::simd::{ROWS, Simd};
 
 /// Where one matrix's product goes: `(tokens, rows)`, of which several threads write different columns.
@@ -128,4 +129,22 @@ fn tile_product<S: Simd, B: Blocks, const T: usize, const R: usize>(
         }
     }
     sums
+}
+
+/// Writes the weights of one row of `tile`, as whoever reads the file's blocks would.
+pub(crate) fn unpack_row<B: Blocks>(tile: &[u8], row: usize, out: &mut [f32]) {
+    for (block, out) in tile.chunks_exact(B::BYTES).zip(out.chunks_exact_mut(B::WEIGHTS)) {
+        let scales = B::scales::<Scalar>(block);
+        for (part, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let codes = B::codes::<Scalar>(block, part);
+            let min = B::min(&scales, part)[row];
+            for (half, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+                let scale = B::scale(&scales, part, half)[row];
+                for (i, out) in out.iter_mut().enumerate() {
+                    let code = i32::from(codes[4 * half + i / 4][4 * row + i % 4]) - B::OFFSET;
+                    *out = if B::HAS_MINS { scale * code as f32 + min } else { scale * code as f32 };
+                }
+            }
+        }
+    }
 }
