@@ -8,7 +8,7 @@ use kernels::packed::Packing;
 
 use crate::gguf::TensorInfo;
 
-const IS_FOR_GPU: bool = cfg!(any(feature = "metal", feature = "cuda"));
+pub(crate) const IS_FOR_GPU: bool = cfg!(any(feature = "metal", feature = "cuda"));
 
 /// How keys and values are kept. The default is what the device computes fastest with: f32 on the CPU, f16 on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,10 +98,11 @@ pub fn computes_on_gpu() -> bool {
     !matches!(open(), Device::Cpu)
 }
 
-/// Bytes of the second, faster layout in which the CPU keeps a matrix of `rows` × `columns`.
+/// Bytes that a matrix of `rows` × `columns` takes on the CPU beyond those in the file, in whose place its tiles are.
 pub(crate) fn repacked_bytes(packing: Packing, rows: usize, columns: usize) -> u64 {
-    match packing {
-        Packing::Candle(dtype) if !IS_FOR_GPU => kernels::cpu::repacked_bytes(dtype, rows, columns),
+    let in_file = (columns / packing.block_len() * packing.block_bytes()) as u64 * rows as u64;
+    match kernels::cpu::tiled_bytes(packing, rows, columns) {
+        Some(tiled) if !IS_FOR_GPU => tiled - in_file,
         _ => 0,
     }
 }

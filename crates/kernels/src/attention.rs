@@ -1,9 +1,8 @@
 use std::ops::Range;
 
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::attention::AttnMask;
 
-use crate::{KvLayer, KvShape, Span, softmax};
+use crate::{KvLayer, KvShape, Span, cpu, softmax};
 
 /// Causal attention of `queries` `(tokens, heads, key_dim)` over a cache whose last tokens are theirs. Several heads
 /// share one head of the cache, which is never repeated in memory. `sinks` `(heads)` are scores of a token that has no
@@ -19,14 +18,7 @@ pub fn attention(queries: &Tensor, cache: &KvLayer, scale: f32, sinks: Option<&T
         && shape.span.first_seen(cache.len() - 1) == 0
         && cache.start() == 0;
     match queries.device() {
-        Device::Cpu if is_plain && queries.dtype() == DType::F32 => {
-            let (keys, values) = cache.stored()?;
-            let mask = AttnMask::causal_with_offset(cache.len() - tokens);
-            let (queries, keys, values) =
-                (queries.contiguous()?.unsqueeze(0)?, keys.unsqueeze(0)?, values.unsqueeze(0)?);
-            let out = candle_nn::attention::flash_attn::<f32>(&queries, &keys, &values, scale, mask, None, None)?;
-            out.squeeze(0)?.transpose(0, 1)?.reshape((tokens, heads * head_dim))
-        }
+        Device::Cpu if queries.dtype() == DType::F32 => cpu::attention(queries, cache, scale, sinks),
         Device::Metal(_) if is_plain && has_metal_kernel(tokens, head_dim) => {
             // For several queries the kernel reads as many keys as if they were a multiple of its tile, past the last
             // token if need be, so they are made one. Queries and keys are filled up alike, which keeps each query at
@@ -59,8 +51,12 @@ pub const MOST_SCORES: usize = 1 << 24;
 
 /// Bytes that [`attention`] takes beside its cache and its output, for `tokens` queries over `stored` tokens.
 pub fn attention_scratch_bytes(tokens: usize, heads: usize, stored: usize, shape: &KvShape, has_sinks: bool) -> u64 {
+    if !cfg!(any(feature = "metal", feature = "cuda")) {
+        // What is made of the values, before it is divided by its sum.
+        return (tokens as u64).saturating_mul((heads * shape.value_dim) as u64).saturating_mul(4);
+    }
     let sees_all = shape.span.most_seen().is_none_or(|seen| seen >= stored);
-    let has_kernel = !cfg!(feature = "cuda") && (!cfg!(feature = "metal") || has_metal_kernel(tokens, shape.key_dim));
+    let has_kernel = !cfg!(feature = "cuda") && has_metal_kernel(tokens, shape.key_dim);
     if has_kernel && shape.key_dim == shape.value_dim && sees_all && !has_sinks {
         return 0;
     }

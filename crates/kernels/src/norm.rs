@@ -1,11 +1,16 @@
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
+
+use crate::cpu;
 
 /// Root-mean-square norm over the last dimension, scaled by `weight`.
 ///
 /// # Errors
 /// When the last dimension isn't `weight`'s.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
-    // One kernel on Metal and CUDA, one pass per row on the CPU.
+    if x.device().is_cpu() && x.dtype() == DType::F32 && weight.dtype() == DType::F32 {
+        return cpu::rms_norm(x, weight, epsilon);
+    }
+    // One kernel on Metal and CUDA.
     candle_nn::ops::rms_norm(&x.contiguous()?, weight, epsilon)
 }
 

@@ -88,6 +88,33 @@ proptest! {
         );
     }
 
+    /// Over every way in which the CPU stores a cache, with sinks, and with values that are a part of the keys.
+    #[test]
+    fn attention_on_the_cpu_is_its_reference(
+        past in 0_usize..700, tokens in 1_usize..40, (kv_heads, group) in (1_usize..3, 1_usize..9),
+        (key_dim, value_dim) in (1_usize..9, 1_usize..9), has_sinks: bool, values_in_keys: bool, is_long: bool,
+        format in prop::sample::select(vec![F32, KvFormat::float(DType::F16), Q8]),
+        span in prop_oneof![Just(Span::All), (1_usize..300).prop_map(Span::Window), (1_usize..300).prop_map(Span::Chunk)],
+    ) {
+        let past = if is_long { past } else { past % 50 };
+        let (key_dim, value_dim) = (8 * key_dim, 8 * if values_in_keys { value_dim.min(key_dim) } else { value_dim });
+        // A part of a key doesn't have its scales.
+        let format = if values_in_keys && format == Q8 { F32 } else { format };
+        let shape = KvShape { kv_heads, key_dim, value_dim, values_in_keys, span };
+        let mut cache = KvLayer::new(shape, 16, format, &Device::Cpu);
+        let random = |shape| Tensor::randn(0_f32, 1.0, shape, &Device::Cpu).unwrap();
+        for part in [past, tokens].into_iter().filter(|part| *part > 0) {
+            cache.append(&random((part, kv_heads, key_dim)), &random((part, kv_heads, value_dim))).unwrap();
+        }
+        let queries = random((tokens, kv_heads * group, key_dim));
+        let sinks = Tensor::randn(0_f32, 1.0, kv_heads * group, &Device::Cpu).unwrap();
+        let sinks = has_sinks.then_some(&sinks);
+        assert_close(
+            &attention(&queries, &cache, 0.3, sinks).unwrap(),
+            &attention_reference(&queries, &cache, 0.3, sinks).unwrap(),
+        );
+    }
+
     /// However many queries are run at once, the answer is the same.
     #[test]
     fn attention_in_steps_is_attention_at_once(
@@ -286,16 +313,5 @@ fn an_eight_bit_layer_is_a_layer_of_what_its_values_round_to() -> Result<()> {
     }
     assert_eq!(shape.bytes_per_token(Q8), 2 * 2 * (16 + 4));
     assert_eq!(packed.allocated_bytes(), 8 * 80);
-    Ok(())
-}
-
-#[test]
-fn widened_weights_are_the_same_weights() -> Result<()> {
-    use candle_core::quantized::{GgmlDType, QStorage, QTensor};
-    let packed = QTensor::quantize(&Tensor::randn(0_f32, 1.0, (4, 64), &Device::Cpu)?, GgmlDType::Q5_0)?;
-    let wide = cpu::q5_0_as_q8_0(&packed.data()?);
-    let wide = QTensor::new(QStorage::from_data(wide.into(), &Device::Cpu, GgmlDType::Q8_0)?, (4, 64))?;
-    let (packed, wide) = (packed.dequantize(&Device::Cpu)?, wide.dequantize(&Device::Cpu)?);
-    assert_eq!(packed.to_vec2::<f32>()?, wide.to_vec2::<f32>()?);
     Ok(())
 }

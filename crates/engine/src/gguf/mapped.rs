@@ -13,9 +13,12 @@ use candle_core::quantized::k_quants::{
 };
 use candle_core::quantized::{GgmlDType, GgmlType, QStorage, QuantizedType};
 use half::{bf16, f16};
-use memmap2::Advice;
+use kernels::cpu::{TILE_ROWS, tile, tiled_bytes};
+use kernels::packed::Packing;
+use memmap2::{Advice, MmapMut, UncheckedAdvice};
 
 use super::content::Content;
+use crate::LoadError;
 
 /// Bytes of a part of a model, which stays mapped as long as they are used.
 #[derive(Clone)]
@@ -78,6 +81,15 @@ impl MappedBytes {
         if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// Lets the system take the pages back now; the file still has what is on them.
+    fn release(&self) {
+        if let Content::Mapped(map) = &*self.map {
+            #[expect(unsafe_code, reason = "advice that would lose what was written to memory of our own")]
+            // SAFETY: the map is one of a file, since no other is ever released, and nothing is written to it.
+            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.range.start, self.len()) };
+        }
+    }
+
     /// Undoes [`Self::lock`].
     pub(super) fn unlock(&self) {
         #[expect(unsafe_code, reason = "the system's only way to let pages go, for a part of a map")]
@@ -122,6 +134,31 @@ pub(super) fn mapped(bytes: MappedBytes, dtype: GgmlDType) -> QStorage {
         // Types of activations, which no file has.
         GgmlDType::Q8_1 | GgmlDType::Q8K => copied(&bytes, dtype),
     }
+}
+
+/// The blocks in tiles, page by page in place of the file's; `None` where there are none for the packing.
+///
+/// # Errors
+/// When there is no memory for them.
+pub(super) fn tiled(
+    blocks: MappedBytes,
+    packing: Packing,
+    rows: usize,
+    columns: usize,
+) -> Result<Option<MappedBytes>, LoadError> {
+    /// Repacked at once, so that little is in memory twice.
+    const BYTES: usize = 4 << 20;
+    let Some(len) = tiled_bytes(packing, rows, columns) else { return Ok(None) };
+    let no_memory = |error: io::Error| LoadError::Device(candle_core::Error::wrap(error));
+    let mut tiles = MmapMut::map_anon(len as usize).map_err(no_memory)?;
+    let tile_bytes = len as usize / rows.div_ceil(TILE_ROWS);
+    let at_once = (BYTES / tile_bytes).max(1) * tile_bytes;
+    for (blocks, tiles) in blocks.cut(at_once).zip(tiles.chunks_mut(at_once)) {
+        tile(&blocks, packing, columns, tiles).map_err(LoadError::Device)?;
+        blocks.release();
+    }
+    let map = tiles.make_read_only().map_err(no_memory)?;
+    Ok(Some(MappedBytes::new(&Arc::new(Content::Mapped(map)), 0..len as usize)))
 }
 
 /// The blocks in memory of their own.

@@ -1,5 +1,6 @@
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Tensor};
+use kernels::cpu::Tiles;
 #[cfg(feature = "metal")]
 use kernels::metal::PackedTensor;
 use kernels::packed::PackedMatrix;
@@ -10,6 +11,8 @@ use super::mapped::MappedBytes;
 pub(crate) enum Matrix {
     /// Blocks that candle has products for, on the CPU or with CUDA.
     Candle(Box<QTensor>),
+    /// Blocks repacked for the CPU.
+    Tiled(Tiles<MappedBytes>),
     /// Blocks that candle lacks, in the mapped file. Only the CPU has products for them.
     Packed(PackedMatrix<MappedBytes>),
     /// Blocks of any packing in the memory of an Apple GPU.
@@ -33,6 +36,7 @@ impl Matrix {
     pub(crate) fn embedding(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
         match self {
             Self::Candle(blocks) => blocks.embedding(ids),
+            Self::Tiled(tiles) => tiles.embedding(ids),
             Self::Packed(blocks) => blocks.embedding(ids),
             #[cfg(feature = "metal")]
             Self::Metal(blocks) => blocks.embedding(ids),
@@ -44,15 +48,28 @@ impl Matrix {
         }
     }
 
+    /// The products of all `matrices` with `x` `(tokens, columns)`, each `(tokens, rows)` with its bias added. The CPU
+    /// rounds `x` once for all.
+    pub(crate) fn products(matrices: &[(&Self, Option<&Tensor>)], x: &Tensor) -> candle_core::Result<Vec<Tensor>> {
+        let tiles = matrices.iter().map(|(matrix, bias)| match matrix {
+            Self::Tiled(tiles) => Some((tiles, *bias)),
+            _ => None,
+        });
+        if let Some(tiles) = tiles.collect::<Option<Vec<_>>>() {
+            return Tiles::products(&tiles, &x.contiguous()?);
+        }
+        let product = |(matrix, bias): &(&Self, Option<&Tensor>)| match bias {
+            Some(bias) => matrix.product(x)?.broadcast_add(bias),
+            None => matrix.product(x),
+        };
+        matrices.iter().map(product).collect()
+    }
+
     /// `x` `(tokens, columns)` → `(tokens, rows)`.
     pub(crate) fn product(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
-            // candle repacks them for several rows, and adds one alone up in another order: its answer would depend on
-            // what else runs.
-            Self::Candle(blocks) if blocks.dtype() == GgmlDType::Q6K && x.dim(0)? == 1 && x.device().is_cpu() => {
-                x.pad_with_zeros(0, 0, 1)?.apply_op1_no_bwd(&**blocks)?.narrow(0, 0, 1)
-            }
             Self::Candle(blocks) => x.apply_op1_no_bwd(&**blocks),
+            Self::Tiled(tiles) => Ok(Tiles::products(&[(tiles, None)], &x.contiguous()?)?.remove(0)),
             Self::Packed(blocks) => blocks.product(x),
             #[cfg(feature = "metal")]
             Self::Metal(blocks) => blocks.product(x),
@@ -64,7 +81,9 @@ impl Matrix {
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
+    use kernels::packed::Packing;
 
+    use super::super::mapped::tiled;
     use super::*;
 
     /// An answer is the same whatever else runs with it, so a row's product is the same whatever rows are beside it.
@@ -88,7 +107,14 @@ mod tests {
             let weights = Tensor::randn(0_f32, 1.0, (rows, columns), &Device::Cpu).unwrap();
             let x = Tensor::randn(0_f32, 1.0, (40, columns), &Device::Cpu).unwrap();
             for dtype in TYPES {
-                let matrix = Matrix::from_candle(Box::new(QTensor::quantize(&weights, dtype).unwrap())).unwrap();
+                let blocks = QTensor::quantize(&weights, dtype).unwrap();
+                let tiles =
+                    tiled(MappedBytes::made(blocks.data().unwrap().into()), Packing::Candle(dtype), rows, columns)
+                        .unwrap();
+                let matrix = match tiles {
+                    Some(tiles) => Matrix::Tiled(Tiles::new(tiles, Packing::Candle(dtype), rows, columns).unwrap()),
+                    None => Matrix::from_candle(Box::new(blocks)).unwrap(),
+                };
                 let product =
                     |at, len| matrix.product(&x.narrow(0, at, len).unwrap()).unwrap().to_vec2::<f32>().unwrap();
                 let all = product(0, 40);

@@ -3,17 +3,18 @@ use candle_core::MetalDevice;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
 use chat::Bytes;
+use kernels::cpu::{TILE_ROWS, Tiles};
 #[cfg(feature = "metal")]
 use kernels::metal::PackedExperts;
 use kernels::packed::{PackedMatrix, Packing};
 
-use super::mapped::{MappedBytes, copied, mapped};
+use super::mapped::{MappedBytes, mapped, tiled};
 use super::{Gguf, LockedPieces, Matrix, TensorInfo};
 use crate::LoadError;
 use crate::wiring::Pieces;
 
-/// Hands out the tensors of a model. On the CPU they stay mapped: the system reads them when they are needed and takes
-/// the memory back when it is short. A GPU gets a copy, with CUDA in f16 where candle lacks the packing.
+/// Hands out the tensors of a model. On the CPU they are repacked, or stay mapped: then the system reads them when
+/// they are needed and takes the memory back when it is short. A GPU gets a copy, with CUDA in f16 where candle lacks the packing.
 pub(crate) struct Weights<'a> {
     gguf: &'a Gguf,
     device: Device,
@@ -26,7 +27,7 @@ pub(crate) struct Weights<'a> {
 /// The weights that every token reads, where they are read: what there is to keep in RAM.
 #[derive(Default)]
 pub(crate) struct InUse {
-    /// On the CPU. Those that have a second layout in the heap are not among them.
+    /// On the CPU: parts of the file, and tiles.
     mapped: Vec<MappedBytes>,
     #[cfg(feature = "metal")]
     buffers: Vec<kernels::metal::WeightBuffer>,
@@ -95,7 +96,7 @@ impl<'a> Weights<'a> {
             return (0..experts).map(|expert| self.matrix(&expert_name(name, expert), rows, columns)).collect();
         }
         let (bytes, packing) = self.packed(name, &[experts, rows, columns])?;
-        (0..experts).map(|expert| self.fastest(bytes.part(expert, experts), packing, rows, columns)).collect()
+        self.fastest_parts(&bytes, packing, experts, rows, columns)
     }
 
     /// The matrices of [`Self::experts`] in one buffer of an Apple GPU's.
@@ -145,7 +146,7 @@ impl<'a> Weights<'a> {
         columns: usize,
     ) -> Result<Vec<Matrix>, LoadError> {
         let (bytes, packing) = self.packed(name, &[parts * rows, columns])?;
-        (0..parts).map(|part| self.fastest(bytes.part(part, parts), packing, rows, columns)).collect()
+        self.fastest_parts(&bytes, packing, parts, rows, columns)
     }
 
     /// What the products with NVFP4 matrices are multiplied with, one number each, where the file has that: the tensor
@@ -167,25 +168,43 @@ impl<'a> Weights<'a> {
         rows: usize,
         columns: usize,
     ) -> Result<Matrix, LoadError> {
-        if let (Device::Cpu, Packing::Candle(GgmlDType::Q5_0)) = (&self.device, packing) {
-            // candle multiplies Q5_0 one weight at a time; the same numbers as Q8_0 have a SIMD product.
-            let wide = copied(&kernels::cpu::q5_0_as_q8_0(&bytes), GgmlDType::Q8_0);
-            return QTensor::new(wide, (rows, columns)).map(Box::new).map(Matrix::Candle).map_err(LoadError::Device);
+        if self.device.is_cpu()
+            && let Some(tiles) = tiled(bytes.clone(), packing, rows, columns)?
+        {
+            self.in_use.mapped.push(tiles.clone());
+            return Tiles::new(tiles, packing, rows, columns).map(Matrix::Tiled).map_err(LoadError::Device);
         }
-        self.note(&bytes, packing, rows, columns);
+        self.note(&bytes, packing);
         match self.as_in_file(bytes, packing, rows, columns)? {
             Matrix::Candle(blocks) => Matrix::from_candle(blocks).map_err(LoadError::Device),
             other => Ok(other),
         }
     }
 
-    /// Notes a matrix that is multiplied with, if that reads the file's blocks.
-    fn note(&mut self, bytes: &MappedBytes, packing: Packing, rows: usize, columns: usize) {
-        let reads_file = match packing {
-            Packing::Candle(dtype) => kernels::cpu::one_token_reads_blocks(dtype, rows, columns),
-            Packing::Ours(_) => true,
-        };
-        if self.device.is_cpu() && reads_file {
+    /// The parts of `rows` rows of one matrix.
+    fn fastest_parts(
+        &mut self,
+        bytes: &MappedBytes,
+        packing: Packing,
+        parts: usize,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Vec<Matrix>, LoadError> {
+        // Whole tiles can be cut like the blocks; hundreds of experts would each take a map of their own.
+        if self.device.is_cpu()
+            && rows.is_multiple_of(TILE_ROWS)
+            && let Some(tiles) = tiled(bytes.clone(), packing, parts * rows, columns)?
+        {
+            self.in_use.mapped.push(tiles.clone());
+            let part = |part| Tiles::new(tiles.part(part, parts), packing, rows, columns).map(Matrix::Tiled);
+            return (0..parts).map(part).collect::<Result<_, _>>().map_err(LoadError::Device);
+        }
+        (0..parts).map(|part| self.fastest(bytes.part(part, parts), packing, rows, columns)).collect()
+    }
+
+    /// Notes a matrix that is multiplied with, if that reads the file's blocks: of f32 there is a copy.
+    fn note(&mut self, bytes: &MappedBytes, packing: Packing) {
+        if self.device.is_cpu() && packing != Packing::Candle(GgmlDType::F32) {
             self.in_use.mapped.push(bytes.clone());
         }
     }
@@ -194,7 +213,7 @@ impl<'a> Weights<'a> {
     pub(crate) fn table(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix, LoadError> {
         let (bytes, packing) = self.packed(name, &[rows, columns])?;
         if !self.gguf.is_only_looked_up(name) {
-            self.note(&bytes, packing, rows, columns);
+            self.note(&bytes, packing);
         }
         self.as_in_file(bytes, packing, rows, columns)
     }

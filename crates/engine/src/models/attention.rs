@@ -126,7 +126,10 @@ impl Attention {
                 Ok((part(0, heads)?, None, Some(keys_and_values)))
             }
             Projections::Separate { q_proj, k_proj, v_proj } => {
-                let queries = q_proj.forward(x)?;
+                let linears = [Some(q_proj), k_proj.as_ref(), v_proj.as_ref()];
+                let linears: Vec<&Linear> = linears.into_iter().flatten().collect();
+                let mut products = Linear::forward_all(&linears, x)?.into_iter();
+                let queries = products.next().expect("there is a query matrix");
                 let (queries, gate) = if self.spec.is_gated {
                     let both = queries.reshape((tokens, heads, 2 * head_dim))?;
                     let gate = both.narrow(2, head_dim, head_dim)?.reshape((tokens, heads * head_dim))?;
@@ -134,10 +137,10 @@ impl Attention {
                 } else {
                     (by_head(queries, heads)?, None)
                 };
-                let Some(k_proj) = k_proj else { return Ok((queries, gate, None)) };
-                let keys = by_head(k_proj.forward(x)?, kv_heads)?;
-                let values = match v_proj {
-                    Some(v_proj) => by_head(v_proj.forward(x)?, kv_heads)?,
+                let Some(keys) = products.next() else { return Ok((queries, gate, None)) };
+                let keys = by_head(keys, kv_heads)?;
+                let values = match products.next() {
+                    Some(values) => by_head(values, kv_heads)?,
                     None => keys.clone(),
                 };
                 Ok((queries, gate, Some((keys, values))))

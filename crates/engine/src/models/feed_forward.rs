@@ -72,7 +72,7 @@ impl FeedForward {
 
     /// `x` `(tokens, hidden)` → `(tokens, hidden)`.
     pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        self.forward_with(x, Linear::forward)
+        self.forward_with(x, Linear::forward_all)
     }
 }
 
@@ -101,7 +101,7 @@ impl FeedForward<PackedExperts> {
 
     /// `x` `(tokens, hidden)`, or one row for each of the chosen → `(tokens · used, hidden)`.
     pub(super) fn forward(&self, x: &Tensor, chosen: &ChosenExperts) -> candle_core::Result<Tensor> {
-        self.forward_with(x, |experts, x| experts.product(x, chosen))
+        self.forward_with(x, |all, x| all.iter().map(|experts| experts.product(x, chosen)).collect())
     }
 }
 
@@ -109,17 +109,21 @@ impl<P> FeedForward<P> {
     fn forward_with(
         &self,
         x: &Tensor,
-        product: impl Fn(&P, &Tensor) -> candle_core::Result<Tensor>,
+        products: impl Fn(&[&P], &Tensor) -> candle_core::Result<Vec<Tensor>>,
     ) -> candle_core::Result<Tensor> {
+        let one = |matrix: &P, x: &Tensor| Ok::<_, candle_core::Error>(products(&[matrix], x)?.remove(0));
         let (gate, up) = match &self.input {
-            Input::Separate { gate_proj, up_proj } => (product(gate_proj, x)?, product(up_proj, x)?),
+            Input::Separate { gate_proj, up_proj } => {
+                let mut both = products(&[gate_proj, up_proj], x)?.into_iter();
+                (both.next().expect("one for each"), both.next().expect("one for each"))
+            }
             Input::Fused(proj) => {
-                let both = product(proj, x)?;
+                let both = one(proj, x)?;
                 let width = both.dim(D::Minus1)? / 2;
                 (both.narrow(1, 0, width)?.contiguous()?, both.narrow(1, width, width)?.contiguous()?)
             }
         };
-        product(&self.down_proj, &self.activation.apply(&gate, &up)?)
+        one(&self.down_proj, &self.activation.apply(&gate, &up)?)
     }
 }
 

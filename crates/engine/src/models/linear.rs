@@ -99,13 +99,23 @@ impl Linear {
 
     /// `x` `(tokens, columns)` → `(tokens, rows)`.
     pub(crate) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let mut product = self.matrix.product(x)?;
-        if let Some(scale) = self.scale {
-            product = product.affine(f64::from(scale), 0.0)?;
+        Ok(Self::forward_all(&[self], x)?.remove(0))
+    }
+
+    /// [`Self::forward`] of each of `linears`, which cost less together than one by one.
+    pub(crate) fn forward_all(linears: &[&Self], x: &Tensor) -> candle_core::Result<Vec<Tensor>> {
+        let matrices: Vec<(&Matrix, Option<&Tensor>)> = linears
+            .iter()
+            .map(|Self { matrix, scale, bias }| (&**matrix, bias.as_ref().filter(|_| scale.is_none())))
+            .collect();
+        let mut products = Matrix::products(&matrices, x)?;
+        for (product, Self { scale, bias, .. }) in products.iter_mut().zip(linears) {
+            let Some(scale) = scale else { continue };
+            *product = product.affine(f64::from(*scale), 0.0)?;
+            if let Some(bias) = bias {
+                *product = product.broadcast_add(bias)?;
+            }
         }
-        match &self.bias {
-            Some(bias) => product.broadcast_add(bias),
-            None => Ok(product),
-        }
+        Ok(products)
     }
 }

@@ -6,7 +6,7 @@ use kernels::{KvFormat, KvShape, MOST_SCORES, Span, attention_scratch_bytes};
 use super::{
     AttentionSpec, Compression, Deepseek4Layer, Deepseek4Spec, ExpertsSpec, FeedForwardSpec, MixerSpec, ModelSpec, Spec,
 };
-use crate::device::KvType;
+use crate::device::{self, KvType};
 use crate::kv_cache::{GROWTH_STEP, MOST_CHECKPOINTS, SLACK};
 use crate::models::MOST_QUERIES;
 use crate::worker::PREFILL_CHUNK;
@@ -47,8 +47,11 @@ impl ModelSpec {
         sum(self.stored(kv_type).iter().map(|stored| stored.bytes(context_len))).saturating_add(self.recurrent_bytes())
     }
 
-    /// Bytes of the keys and values that a layer unpacks before it computes with them: of the largest layer.
+    /// Bytes of the keys and values that a layer unpacks on a GPU before it computes with them: of the largest layer.
     pub(crate) fn unpacked_bytes(&self, context_len: usize, kv_type: KvType) -> u64 {
+        if !device::IS_FOR_GPU {
+            return 0;
+        }
         let packed = self.stored(kv_type).into_iter().filter(|stored| stored.format.is_packed());
         packed.map(|stored| Stored { format: UNPACKED, ..stored }.bytes(context_len)).max().unwrap_or(0)
     }

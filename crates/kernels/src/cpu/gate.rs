@@ -1,7 +1,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape};
-use rayon::prelude::*;
 
-use super::values;
+use super::exp::exp;
+use super::{Parts, team, values};
 
 /// One pass, on all cores where there is enough of it; candle's silu and product are two, the first on one core.
 pub(crate) struct SiluGate;
@@ -26,11 +26,30 @@ impl CustomOp2 for SiluGate {
             candle_core::bail!("a gate of {} values for {}", gate.len(), up.len());
         }
         let mut out = gate.to_vec();
-        out.par_chunks_mut(VALUES_PER_TASK).zip(up.par_chunks(VALUES_PER_TASK)).for_each(|(out, up)| {
-            for (x, up) in out.iter_mut().zip(up) {
-                *x = *x / (1.0 + (-*x).exp()) * up;
-            }
+        let to = Parts::new(&mut out);
+        team::for_each(up.len().div_ceil(VALUES_PER_TASK), |index| {
+            let up = &up[index * VALUES_PER_TASK..];
+            let up = &up[..VALUES_PER_TASK.min(up.len())];
+            #[expect(unsafe_code, reason = "several threads write different parts of an output")]
+            // SAFETY: these values are one index's.
+            let out = unsafe { std::slice::from_raw_parts_mut(to.at(index * VALUES_PER_TASK), up.len()) };
+            silu_gate(out, up);
         });
         Ok((CpuStorage::F32(out), gate_layout.shape().clone()))
+    }
+}
+
+fn silu_gate(gate: &mut [f32], up: &[f32]) {
+    let ((gate, gate_rest), (up, up_rest)) = (gate.as_chunks_mut::<16>(), up.as_chunks::<16>());
+    for (gate, up) in gate.iter_mut().zip(up) {
+        // The sigmoid of -|x| and of |x| add up to one.
+        let small = exp(gate.map(|x| -x.abs()));
+        for ((x, small), up) in gate.iter_mut().zip(small).zip(up) {
+            let share = 1.0 / (1.0 + small);
+            *x *= if *x < 0.0 { small * share } else { share } * up;
+        }
+    }
+    for (x, up) in gate_rest.iter_mut().zip(up_rest) {
+        *x = *x / (1.0 + (-*x).exp()) * up;
     }
 }

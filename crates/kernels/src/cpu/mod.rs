@@ -1,19 +1,24 @@
-//! Fast versions for the CPU, and what candle's own CPU code costs in memory. The only folder that may ask for the
-//! processor's architecture.
+//! Fast versions for the CPU. The only folder that may ask for the processor's architecture.
 
+mod attention;
 mod delta_rule;
+mod exp;
 mod gate;
-mod repack;
+mod norm;
+mod parts;
 mod rope;
+mod team;
+mod tiles;
 mod unpack_q8;
-mod widen;
 
+pub(crate) use attention::attention;
 pub(crate) use delta_rule::DeltaRule;
 pub(crate) use gate::SiluGate;
-pub use repack::{one_token_reads_blocks, repacked_bytes};
+pub(crate) use norm::rms_norm;
+pub(crate) use parts::Parts;
 pub(crate) use rope::Rope;
+pub use tiles::{TILE_ROWS, Tiles, tile, tiled_bytes};
 pub(crate) use unpack_q8::UnpackQ8;
-pub use widen::q5_0_as_q8_0;
 
 use candle_core::{CpuStorage, Layout, Result, WithDType};
 

@@ -1,0 +1,161 @@
+//! AVX2 with FMA and F16C: a vector is two registers, and products of bytes are added in pairs of 16 bits.
+
+#![expect(unsafe_code, reason = "the processor's instructions; `isa` makes sure that it has them")]
+
+use core::arch::x86_64::*;
+
+use super::simd::Simd;
+
+pub(crate) struct Avx2;
+
+#[inline(always)]
+fn both<A: Copy, R>(a: [A; 2], f: impl Fn(A) -> R) -> [R; 2] {
+    [f(a[0]), f(a[1])]
+}
+
+#[inline(always)]
+fn zip<A: Copy, B: Copy, R>(a: [A; 2], b: [B; 2], f: impl Fn(A, B) -> R) -> [R; 2] {
+    [f(a[0], b[0]), f(a[1], b[1])]
+}
+
+// SAFETY of all below: [`Simd`] is only used where the processor has the instructions; loads and stores are of the size of
+// the arrays behind the references, and none needs an alignment.
+impl Simd for Avx2 {
+    type Codes = [__m256i; 2];
+    type Ints = [__m256i; 2];
+    type Floats = [__m256; 2];
+
+    #[inline(always)]
+    fn load(codes: &[u8; 64]) -> [__m256i; 2] {
+        // SAFETY: see above.
+        unsafe { [_mm256_loadu_si256(codes.as_ptr().cast()), _mm256_loadu_si256(codes[32..].as_ptr().cast())] }
+    }
+
+    #[inline(always)]
+    fn low(codes: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: see above.
+        both(codes, |codes| unsafe { _mm256_and_si256(codes, _mm256_set1_epi8(0x0f)) })
+    }
+
+    #[inline(always)]
+    fn high(codes: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: see above.
+        both(codes, |codes| unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(codes), _mm256_set1_epi8(0x0f)) })
+    }
+
+    #[inline(always)]
+    fn merge<const LEFT: u32, const RIGHT: u32>(codes: [__m256i; 2], bits: [__m256i; 2], mask: u8) -> [__m256i; 2] {
+        // SAFETY: see above.
+        zip(codes, bits, |codes, bits| unsafe {
+            // Shifts by a register, since these take no unsigned constant.
+            let left = _mm256_sll_epi16(bits, _mm_cvtsi32_si128(LEFT.cast_signed()));
+            let bits = _mm256_srl_epi16(left, _mm_cvtsi32_si128(RIGHT.cast_signed()));
+            _mm256_or_si256(codes, _mm256_and_si256(bits, _mm256_set1_epi8(mask.cast_signed())))
+        })
+    }
+
+    #[inline(always)]
+    fn look_up(table: &[u8; 16], codes: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: see above.
+        both(codes, |codes| unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm256_shuffle_epi8(table, codes)
+        })
+    }
+
+    #[inline(always)]
+    fn ints(value: i32) -> [__m256i; 2] {
+        // SAFETY: see above.
+        unsafe { [_mm256_set1_epi32(value); 2] }
+    }
+
+    #[inline(always)]
+    fn dot(sum: [__m256i; 2], codes: [__m256i; 2], x: i32) -> [__m256i; 2] {
+        // SAFETY: see above.
+        zip(sum, codes, |sum, codes| unsafe {
+            let x = _mm256_set1_epi32(x);
+            // Pairs of bytes are added in 16 bits, too few for two products of 255 and 127: even and odd bytes apart.
+            let ones = _mm256_set1_epi16(1);
+            let even = _mm256_maddubs_epi16(_mm256_and_si256(codes, _mm256_set1_epi16(0x00ff)), x);
+            let odd = _mm256_maddubs_epi16(_mm256_andnot_si256(_mm256_set1_epi16(0x00ff), codes), x);
+            let products = _mm256_add_epi32(_mm256_madd_epi16(even, ones), _mm256_madd_epi16(odd, ones));
+            _mm256_add_epi32(sum, products)
+        })
+    }
+
+    #[inline(always)]
+    fn floats(value: f32) -> [__m256; 2] {
+        // SAFETY: see above.
+        unsafe { [_mm256_set1_ps(value); 2] }
+    }
+
+    #[inline(always)]
+    fn to_floats(ints: [__m256i; 2]) -> [__m256; 2] {
+        // SAFETY: see above.
+        both(ints, |ints| unsafe { _mm256_cvtepi32_ps(ints) })
+    }
+
+    #[inline(always)]
+    fn from_f16(bits: &[u8; 32]) -> [__m256; 2] {
+        // SAFETY: see above.
+        unsafe {
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(bits.as_ptr().cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(bits[16..].as_ptr().cast())),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn from_u8(bytes: &[u8; 16]) -> [__m256; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            both([bytes, _mm_srli_si128::<8>(bytes)], |bytes| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)))
+        }
+    }
+
+    #[inline(always)]
+    fn from_i8(bytes: &[u8; 16]) -> [__m256; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            both([bytes, _mm_srli_si128::<8>(bytes)], |bytes| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)))
+        }
+    }
+
+    #[inline(always)]
+    fn from_array(values: &[f32; 16]) -> [__m256; 2] {
+        // SAFETY: see above.
+        unsafe { [_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values[8..].as_ptr())] }
+    }
+
+    #[inline(always)]
+    fn to_array(values: [__m256; 2]) -> [f32; 16] {
+        let mut array = [0.0; 16];
+        // SAFETY: see above.
+        unsafe {
+            _mm256_storeu_ps(array.as_mut_ptr(), values[0]);
+            _mm256_storeu_ps(array[8..].as_mut_ptr(), values[1]);
+        }
+        array
+    }
+
+    #[inline(always)]
+    fn multiply(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: see above.
+        zip(a, b, |a, b| unsafe { _mm256_mul_ps(a, b) })
+    }
+
+    #[inline(always)]
+    fn multiply_add(a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: see above.
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+
+    #[inline(always)]
+    fn prefetch(address: *const u8) {
+        // SAFETY: see above; a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+}

@@ -1,0 +1,285 @@
+//! How each packing lies in tiles. A tile is sixteen rows of weights; it consists of tile blocks, each with one of the
+//! file's blocks of every row, in the same number of bytes: first the rows' scales side by side, then codes.
+//!
+//! Codes of 32 weights are eight groups of four weights. A *plane* of 64 bytes has one byte for each weight of a group,
+//! row after row: with four bits, groups `i` and `4 + i` share a plane, the first in the lower half of its bytes. A fifth
+//! bit of all eight groups is one more plane, where bit `g` belongs to group `g`; a fifth and sixth are two more, each for
+//! four groups.
+
+use super::simd::{ROWS, Simd};
+
+/// Scales of one tile block.
+pub(crate) struct Scales<S: Simd> {
+    /// Of each row.
+    d: S::Floats,
+    /// What the second kind of scale is multiplied with.
+    d_min: S::Floats,
+    /// For each 32 weights, or 16; of these K-quants have several in a block.
+    scales: [[u8; ROWS]; 16],
+    mins: [[u8; ROWS]; 8],
+}
+
+/// One packing in tiles.
+pub(crate) trait Blocks {
+    /// Weights of a row in one block.
+    const WEIGHTS: usize;
+    /// Bytes of a tile block.
+    const BYTES: usize;
+    /// What is taken from each code.
+    const OFFSET: i32;
+    /// Whether a multiple of the values' sum is added.
+    const HAS_MINS: bool = false;
+    /// Whether each 16 weights have a scale.
+    const HAS_HALVES: bool = false;
+
+    fn scales<S: Simd>(block: &[u8]) -> Scales<S>;
+
+    /// The scale of the weights `32 · part + 16 · half` on.
+    #[inline(always)]
+    fn scale<S: Simd>(scales: &Scales<S>, _part: usize, _half: usize) -> S::Floats {
+        scales.d
+    }
+
+    /// What is added to each of 32 weights.
+    #[inline(always)]
+    fn min<S: Simd>(scales: &Scales<S>, _part: usize) -> S::Floats {
+        scales.d_min
+    }
+
+    /// Codes of the weights from `32 · part` on, group by group.
+    fn codes<S: Simd>(block: &[u8], part: usize) -> [S::Codes; 8];
+}
+
+/// `N` bytes at `at`.
+#[inline(always)]
+fn bytes<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
+    block[at..].first_chunk().expect("a tile block is whole")
+}
+
+const PLANE: usize = 64;
+const NIBBLES: usize = 4 * PLANE;
+const F16S: usize = 2 * ROWS;
+
+#[inline(always)]
+fn plain<S: Simd>(d: S::Floats, d_min: S::Floats) -> Scales<S> {
+    Scales { d, d_min, scales: [[0; ROWS]; 16], mins: [[0; ROWS]; 8] }
+}
+
+#[inline(always)]
+fn nibbles<S: Simd>(block: &[u8], at: usize) -> [S::Codes; 8] {
+    let planes: [S::Codes; 4] = std::array::from_fn(|i| S::load(bytes(block, at + i * PLANE)));
+    std::array::from_fn(|i| if i < 4 { S::low(planes[i]) } else { S::high(planes[i - 4]) })
+}
+
+#[inline(always)]
+fn with_fifth_bits<S: Simd>(codes: [S::Codes; 8], bits: S::Codes) -> [S::Codes; 8] {
+    const FIFTH: u8 = 0x10;
+    [
+        S::merge::<4, 0>(codes[0], bits, FIFTH),
+        S::merge::<3, 0>(codes[1], bits, FIFTH),
+        S::merge::<2, 0>(codes[2], bits, FIFTH),
+        S::merge::<1, 0>(codes[3], bits, FIFTH),
+        S::merge::<0, 0>(codes[4], bits, FIFTH),
+        S::merge::<0, 1>(codes[5], bits, FIFTH),
+        S::merge::<0, 2>(codes[6], bits, FIFTH),
+        S::merge::<0, 3>(codes[7], bits, FIFTH),
+    ]
+}
+
+/// The packings with a scale in f16 for 32 weights, and maybe a minimum after it.
+macro_rules! block_of_32 {
+    ($name:ident, offset $offset:expr, mins $mins:expr, $codes_bytes:expr, |$block:ident, $at:ident| $codes:expr) => {
+        pub(crate) struct $name;
+
+        impl Blocks for $name {
+            const WEIGHTS: usize = 32;
+            const BYTES: usize = F16S * (1 + $mins as usize) + $codes_bytes;
+            const OFFSET: i32 = $offset;
+            const HAS_MINS: bool = $mins;
+
+            #[inline(always)]
+            fn scales<S: Simd>(block: &[u8]) -> Scales<S> {
+                let min = if $mins { S::from_f16(bytes(block, F16S)) } else { S::floats(0.0) };
+                plain(S::from_f16(bytes(block, 0)), min)
+            }
+
+            #[inline(always)]
+            fn codes<S: Simd>($block: &[u8], _part: usize) -> [S::Codes; 8] {
+                let $at = F16S * (1 + $mins as usize);
+                $codes
+            }
+        }
+    };
+}
+
+block_of_32!(Q4_0, offset 8, mins false, NIBBLES, |block, at| nibbles::<S>(block, at));
+block_of_32!(Q4_1, offset 0, mins true, NIBBLES, |block, at| nibbles::<S>(block, at));
+block_of_32!(Q5_0, offset 16, mins false, NIBBLES + PLANE, |block, at| {
+    with_fifth_bits::<S>(nibbles::<S>(block, at + PLANE), S::load(bytes(block, at)))
+});
+block_of_32!(Q5_1, offset 0, mins true, NIBBLES + PLANE, |block, at| {
+    with_fifth_bits::<S>(nibbles::<S>(block, at + PLANE), S::load(bytes(block, at)))
+});
+// Their sign bit is turned round, which makes them codes from 0 to 255.
+block_of_32!(Q8_0, offset 128, mins false, 8 * PLANE, |block, at| {
+    std::array::from_fn(|i| S::load(bytes(block, at + i * PLANE)))
+});
+block_of_32!(Iq4Nl, offset 128, mins false, NIBBLES, |block, at| {
+    nibbles::<S>(block, at).map(|codes| S::look_up(&IQ4_NL_CODES, codes))
+});
+
+/// The values of IQ4_NL (`kvalues_iq4nl` of ggml), 128 more each.
+const IQ4_NL_CODES: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
+
+/// Twice the values of a four-bit float, 12 more each.
+const FP4_CODES: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
+
+/// Its scale is a power of two in eight bits.
+pub(crate) struct Mxfp4;
+
+impl Blocks for Mxfp4 {
+    const WEIGHTS: usize = 32;
+    const BYTES: usize = ROWS + NIBBLES;
+    const OFFSET: i32 = 12;
+
+    #[inline(always)]
+    fn scales<S: Simd>(block: &[u8]) -> Scales<S> {
+        let exponents: &[u8; ROWS] = bytes(block, 0);
+        // Half of the format's scale, 2^(exponent - 128), of which the first two are subnormal: the codes are doubled.
+        let scale = |exponent: u8| {
+            f32::from_bits(if exponent < 2 { 0x0020_0000 << exponent } else { (u32::from(exponent) - 1) << 23 })
+        };
+        plain(S::from_array(&exponents.map(scale)), S::floats(0.0))
+    }
+
+    #[inline(always)]
+    fn codes<S: Simd>(block: &[u8], _part: usize) -> [S::Codes; 8] {
+        nibbles::<S>(block, ROWS).map(|codes| S::look_up(&FP4_CODES, codes))
+    }
+}
+
+/// Scales and minima of 32 weights are six bits each, in twelve bytes for a row's eight (`get_scale_min_k4` of ggml).
+const SIX_BITS: usize = 12 * ROWS;
+/// Two scales in f16 and these.
+const K_SCALES: usize = 2 * F16S + SIX_BITS;
+
+#[inline(always)]
+fn six_bits<S: Simd>(block: &[u8]) -> Scales<S> {
+    let packed: [&[u8; ROWS]; 12] = std::array::from_fn(|i| bytes(block, 2 * F16S + i * ROWS));
+    let mut scales =
+        plain::<S>(S::from_f16(bytes(block, 0)), S::multiply(S::from_f16(bytes(block, F16S)), S::floats(-1.0)));
+    for i in 0..4 {
+        for row in 0..ROWS {
+            let [low, high, rest] = [packed[i][row], packed[4 + i][row], packed[8 + i][row]];
+            scales.scales[i][row] = low & 63;
+            scales.mins[i][row] = high & 63;
+            scales.scales[4 + i][row] = rest & 15 | low >> 6 << 4;
+            scales.mins[4 + i][row] = rest >> 4 | high >> 6 << 4;
+        }
+    }
+    scales
+}
+
+pub(crate) struct Q4K;
+
+impl Blocks for Q4K {
+    const WEIGHTS: usize = 256;
+    const BYTES: usize = K_SCALES + 8 * NIBBLES;
+    const OFFSET: i32 = 0;
+    const HAS_MINS: bool = true;
+
+    #[inline(always)]
+    fn scales<S: Simd>(block: &[u8]) -> Scales<S> {
+        six_bits(block)
+    }
+
+    #[inline(always)]
+    fn scale<S: Simd>(scales: &Scales<S>, part: usize, _half: usize) -> S::Floats {
+        S::multiply(scales.d, S::from_u8(&scales.scales[part]))
+    }
+
+    #[inline(always)]
+    fn min<S: Simd>(scales: &Scales<S>, part: usize) -> S::Floats {
+        S::multiply(scales.d_min, S::from_u8(&scales.mins[part]))
+    }
+
+    #[inline(always)]
+    fn codes<S: Simd>(block: &[u8], part: usize) -> [S::Codes; 8] {
+        nibbles::<S>(block, K_SCALES + part * NIBBLES)
+    }
+}
+
+pub(crate) struct Q5K;
+
+impl Blocks for Q5K {
+    const WEIGHTS: usize = 256;
+    const BYTES: usize = K_SCALES + 8 * (NIBBLES + PLANE);
+    const OFFSET: i32 = 0;
+    const HAS_MINS: bool = true;
+
+    #[inline(always)]
+    fn scales<S: Simd>(block: &[u8]) -> Scales<S> {
+        six_bits(block)
+    }
+
+    #[inline(always)]
+    fn scale<S: Simd>(scales: &Scales<S>, part: usize, half: usize) -> S::Floats {
+        Q4K::scale(scales, part, half)
+    }
+
+    #[inline(always)]
+    fn min<S: Simd>(scales: &Scales<S>, part: usize) -> S::Floats {
+        Q4K::min(scales, part)
+    }
+
+    #[inline(always)]
+    fn codes<S: Simd>(block: &[u8], part: usize) -> [S::Codes; 8] {
+        let at = K_SCALES + part * (NIBBLES + PLANE);
+        with_fifth_bits::<S>(nibbles::<S>(block, at + PLANE), S::load(bytes(block, at)))
+    }
+}
+
+pub(crate) struct Q6K;
+
+/// A scale in f16, and a signed byte for each 16 weights.
+const Q6K_SCALES: usize = F16S + 16 * ROWS;
+
+impl Blocks for Q6K {
+    const WEIGHTS: usize = 256;
+    const BYTES: usize = Q6K_SCALES + 8 * (NIBBLES + 2 * PLANE);
+    const OFFSET: i32 = 32;
+    const HAS_HALVES: bool = true;
+
+    #[inline(always)]
+    fn scales<S: Simd>(block: &[u8]) -> Scales<S> {
+        let mut scales = plain::<S>(S::from_f16(bytes(block, 0)), S::floats(0.0));
+        for (i, scale) in scales.scales.iter_mut().enumerate() {
+            *scale = *bytes(block, F16S + i * ROWS);
+        }
+        scales
+    }
+
+    #[inline(always)]
+    fn scale<S: Simd>(scales: &Scales<S>, part: usize, half: usize) -> S::Floats {
+        S::multiply(scales.d, S::from_i8(&scales.scales[2 * part + half]))
+    }
+
+    #[inline(always)]
+    fn codes<S: Simd>(block: &[u8], part: usize) -> [S::Codes; 8] {
+        /// The fifth and the sixth bit.
+        const UPPER: u8 = 0x30;
+        let at = Q6K_SCALES + part * (NIBBLES + 2 * PLANE);
+        let codes = nibbles::<S>(block, at + 2 * PLANE);
+        let [first, second] = [S::load(bytes(block, at)), S::load(bytes(block, at + PLANE))];
+        [
+            S::merge::<4, 0>(codes[0], first, UPPER),
+            S::merge::<2, 0>(codes[1], first, UPPER),
+            S::merge::<0, 0>(codes[2], first, UPPER),
+            S::merge::<0, 2>(codes[3], first, UPPER),
+            S::merge::<4, 0>(codes[4], second, UPPER),
+            S::merge::<2, 0>(codes[5], second, UPPER),
+            S::merge::<0, 0>(codes[6], second, UPPER),
+            S::merge::<0, 2>(codes[7], second, UPPER),
+        ]
+    }
+}

@@ -1,0 +1,226 @@
+//! Matrices repacked into tiles of sixteen rows, and their products with tokens rounded to eight bits. The same numbers as
+//! in the file, in as many bytes, in the order in which a vector unit takes them; the last tile is filled up with rows of
+//! zeros.
+//!
+//! Start at [`Tiles`]; [`blocks`] says how each packing lies in a tile, [`product`] is the computation, and [`simd`] what
+//! it needs of a processor.
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod blocks;
+mod isa;
+mod pack;
+mod product;
+mod scalar;
+mod simd;
+#[cfg(test)]
+mod tests;
+
+use candle_core::{DType, Device, Result, Storage, Tensor};
+
+use self::activations::{GROUP, Group};
+pub(crate) use self::isa::Isa;
+use self::pack::Kind;
+use self::product::{Output, Task};
+pub(crate) use self::scalar::Scalar;
+use self::simd::ROWS;
+pub(crate) use self::simd::Simd;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use self::{avx2::Avx2, avx512::Avx512};
+use super::{Parts, team, values};
+use crate::packed::Packing;
+
+/// Rows of a tile.
+pub const TILE_ROWS: usize = ROWS;
+
+/// A matrix `(rows, columns)` in tiles. `B` owns their bytes, or maps them.
+pub struct Tiles<B> {
+    bytes: B,
+    kind: Kind,
+    rows: usize,
+    columns: usize,
+    tile_bytes: usize,
+}
+
+/// Bytes of a matrix in tiles; `None` where the packing has none, or rows aren't whole blocks.
+pub fn tiled_bytes(packing: Packing, rows: usize, columns: usize) -> Option<u64> {
+    let is_whole = columns > 0 && columns.is_multiple_of(packing.block_len());
+    (Kind::of(packing).is_some() && is_whole).then(|| {
+        let row = (columns / packing.block_len() * packing.block_bytes()) as u64;
+        (rows as u64).next_multiple_of(ROWS as u64).saturating_mul(row)
+    })
+}
+
+/// Writes the file's `blocks` of a matrix, or of some of its rows from a multiple of sixteen on, to `tiles`, which has
+/// [`tiled_bytes`] of them. What one of them lacks is left out.
+///
+/// # Errors
+/// When the packing has no tiles, or rows aren't whole blocks.
+pub fn tile(blocks: &[u8], packing: Packing, columns: usize, tiles: &mut [u8]) -> Result<()> {
+    let (Some(kind), Some(tile_bytes)) = (Kind::of(packing), tiled_bytes(packing, ROWS, columns)) else {
+        candle_core::bail!("no tiles of {columns} columns of {packing:?}");
+    };
+    let tile_bytes = tile_bytes as usize;
+    let count = tiles.len() / tile_bytes;
+    let to = Parts::new(tiles);
+    team::for_each(count, |index| {
+        let from = &blocks[(index * tile_bytes).min(blocks.len())..];
+        #[expect(unsafe_code, reason = "several threads write different parts of a slice")]
+        // SAFETY: the slice has `count` tiles, and each is one index's.
+        let tile = unsafe { std::slice::from_raw_parts_mut(to.at(index * tile_bytes), tile_bytes) };
+        let from = &from[..from.len().min(tile_bytes)];
+        pack::pack(kind, from, tile_bytes / ROWS, packing.block_bytes(), tile);
+    });
+    Ok(())
+}
+
+impl<B: AsRef<[u8]> + Send + Sync> Tiles<B> {
+    /// A matrix of what [`tile`] wrote.
+    ///
+    /// # Errors
+    /// When the packing has no tiles, or `bytes` aren't [`tiled_bytes`].
+    pub fn new(bytes: B, packing: Packing, rows: usize, columns: usize) -> Result<Self> {
+        match (Kind::of(packing), tiled_bytes(packing, rows, columns)) {
+            (Some(kind), Some(len)) if len == bytes.as_ref().len() as u64 && rows > 0 => {
+                let tile_bytes = bytes.as_ref().len() / rows.div_ceil(ROWS);
+                Ok(Self { bytes, kind, rows, columns, tile_bytes })
+            }
+            _ => {
+                candle_core::bail!("{} bytes for {rows} rows of {columns} weights of {packing:?}", bytes.as_ref().len())
+            }
+        }
+    }
+
+    /// The products of all `matrices` with `x` `(tokens, columns)` of f32, each `(tokens, rows)` with its bias added to
+    /// every token. `x` is rounded once for all of them.
+    ///
+    /// # Errors
+    /// When `x` has another shape or type, or isn't contiguous, or a bias has another shape.
+    pub fn products(matrices: &[(&Self, Option<&Tensor>)], x: &Tensor) -> Result<Vec<Tensor>> {
+        let (tokens, columns) = x.dims2()?;
+        let (storage, layout) = x.storage_and_layout();
+        let Storage::Cpu(x) = &*storage else { candle_core::bail!("tiles are multiplied on the CPU") };
+        let x = values::<f32>(x, layout)?;
+        if tokens == 0 || matrices.iter().any(|(matrix, _)| matrix.columns != columns) {
+            candle_core::bail!("{tokens} tokens of {columns} values for rows of other lengths");
+        }
+        let biases = matrices.iter().map(|(matrix, bias)| bias.map(|bias| matrix.bias(bias)).transpose());
+        let biases = biases.collect::<Result<Vec<_>>>()?;
+        let with_bias: Vec<_> =
+            matrices.iter().zip(&biases).map(|((matrix, _), bias)| (*matrix, bias.as_deref())).collect();
+        let outputs = multiply(Isa::chosen(), &with_bias, x, tokens);
+        let tensor = |(output, (matrix, _)): (Vec<f32>, &(&Self, _))| {
+            Tensor::from_vec(output, (tokens, matrix.rows), &Device::Cpu)
+        };
+        outputs.into_iter().zip(matrices).map(tensor).collect()
+    }
+
+    /// The rows `ids`, `(…)` → `(…, columns)`, as f32.
+    ///
+    /// # Errors
+    /// When an id is no row.
+    pub fn embedding(&self, ids: &Tensor) -> Result<Tensor> {
+        let mut shape = ids.dims().to_vec();
+        shape.push(self.columns);
+        let ids = ids.to_dtype(DType::U32)?.flatten_all()?.to_vec1::<u32>()?;
+        let mut out = vec![0_f32; ids.len() * self.columns];
+        for (id, out) in ids.iter().zip(out.chunks_exact_mut(self.columns)) {
+            let row = *id as usize;
+            if row >= self.rows {
+                candle_core::bail!("row {id} of {}", self.rows);
+            }
+            let tile = &self.bytes.as_ref()[row / ROWS * self.tile_bytes..][..self.tile_bytes];
+            Isa::unpack_row(self.kind, tile, row % ROWS, out);
+        }
+        Tensor::from_vec(out, shape, &Device::Cpu)
+    }
+
+    fn bias(&self, bias: &Tensor) -> Result<Vec<f32>> {
+        match bias.dims() {
+            [rows] if *rows == self.rows => bias.to_vec1(),
+            shape => candle_core::bail!("a bias {shape:?} for {} rows", self.rows),
+        }
+    }
+}
+
+/// The products of `matrices`, all of as many columns, with `tokens` rows of `x`.
+fn multiply<B: AsRef<[u8]> + Sync>(
+    isa: Isa,
+    matrices: &[(&Tiles<B>, Option<&[f32]>)],
+    x: &[f32],
+    tokens: usize,
+) -> Vec<Vec<f32>> {
+    let groups = rounded(isa, x, tokens);
+    let mut outputs: Vec<Vec<f32>> =
+        matrices.iter().map(|(matrix, _)| Vec::with_capacity(tokens * matrix.rows)).collect();
+    let tasks: Vec<Work<'_>> = matrices
+        .iter()
+        .zip(&mut outputs)
+        .flat_map(|((matrix, bias), output)| matrix.work(&groups, tokens, *bias, output.as_mut_ptr()))
+        .collect();
+    #[expect(unsafe_code, reason = "several threads write different parts of the outputs")]
+    team::for_each(tasks.len(), |index| {
+        let Work(kind, task) = &tasks[index];
+        // SAFETY: the output has room for all tokens' rows, and each tile is one index's.
+        unsafe { isa.multiply(*kind, task) }
+    });
+    for (output, (matrix, _)) in outputs.iter_mut().zip(matrices) {
+        #[expect(unsafe_code, reason = "outputs are not filled with zeros first")]
+        // SAFETY: it has room for so many, and each was written: the tiles' rows are all rows.
+        unsafe {
+            output.set_len(tokens * matrix.rows);
+        }
+    }
+    outputs
+}
+
+/// `x` rounded to eight bits.
+fn rounded(isa: Isa, x: &[f32], tokens: usize) -> Vec<Group> {
+    /// Values that are worth another thread.
+    const VALUES: usize = 16 << 10;
+    let mut groups = vec![Group::default(); x.len() / GROUP];
+    let columns = x.len() / tokens;
+    let at_once = (VALUES / columns).max(1).min(tokens);
+    let to = Parts::new(&mut groups);
+    team::for_each(tokens.div_ceil(at_once), |index| {
+        let first = index * at_once;
+        let tokens = at_once.min(tokens - first);
+        let from = &x[first * columns..][..tokens * columns];
+        #[expect(unsafe_code, reason = "several threads write different parts of a slice")]
+        // SAFETY: there are as many groups as `x` has, and these tokens' are one index's.
+        let to = unsafe { std::slice::from_raw_parts_mut(to.at(first * columns / GROUP), from.len() / GROUP) };
+        isa.quantize(from, to);
+    });
+    groups
+}
+
+/// Some tiles of one matrix.
+struct Work<'a>(Kind, Task<'a>);
+
+#[expect(unsafe_code, reason = "a pointer into an output is handed to several threads")]
+// SAFETY: they write different values.
+unsafe impl Sync for Work<'_> {}
+
+impl<B: AsRef<[u8]>> Tiles<B> {
+    /// The product with `tokens` in parts that are worth handing out.
+    fn work<'a>(
+        &'a self,
+        x: &'a [Group],
+        tokens: usize,
+        bias: Option<&'a [f32]>,
+        output: *mut f32,
+    ) -> impl Iterator<Item = Work<'a>> {
+        /// Bytes of weights for one token: some microseconds.
+        const BYTES: usize = 64 << 10;
+        let Self { kind, rows, tile_bytes, .. } = *self;
+        let at_once = (BYTES / (tile_bytes * tokens.div_ceil(4))).max(1);
+        let tiles = self.bytes.as_ref().chunks(at_once * tile_bytes).enumerate();
+        tiles.map(move |(index, tiles)| {
+            let output = Output { values: output, rows, bias };
+            Work(kind, Task { tiles, tile_bytes, first: index * at_once, x, tokens, output })
+        })
+    }
+}

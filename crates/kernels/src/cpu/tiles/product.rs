@@ -1,0 +1,150 @@
+//! The product of tiles with tokens, the same for every instruction set.
+
+#![expect(unsafe_code, reason = "several threads write different parts of an output")]
+
+use super::activations::Group;
+use super::blocks::Blocks;
+use super::scalar::Scalar;
+use super::simd::{ROWS, Simd};
+
+/// Where one matrix's product goes: `(tokens, rows)`, of which several threads write different columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Output<'a> {
+    pub(crate) values: *mut f32,
+    pub(crate) rows: usize,
+    /// Added to every token's product.
+    pub(crate) bias: Option<&'a [f32]>,
+}
+
+/// Tiles from `first` on, with all of `tokens`, each of which has `columns / 32` groups in `x`.
+#[derive(Clone, Copy)]
+pub(crate) struct Task<'a> {
+    pub(crate) tiles: &'a [u8],
+    pub(crate) tile_bytes: usize,
+    pub(crate) first: usize,
+    pub(crate) x: &'a [Group],
+    pub(crate) tokens: usize,
+    pub(crate) output: Output<'a>,
+}
+
+/// Multiplies, with so many tokens at once that their sums stay in registers, and so many of those one after the other
+/// that codes are unpacked rarely. Whatever their number, the sum of one row and one token is made in the same order.
+///
+/// # Safety
+/// The processor has the instructions of `S`; `output` has `tokens` rows of `rows` values, and nobody else uses those of
+/// these tiles.
+#[inline(always)]
+pub(crate) unsafe fn multiply<S: Simd, B: Blocks>(task: &Task<'_>) {
+    let groups = task.x.len() / task.tokens;
+    let mut token = 0;
+    while token < task.tokens {
+        let x = &task.x[token * groups..];
+        // SAFETY: as asked of the caller.
+        token += unsafe {
+            match task.tokens - token {
+                32.. => tokens::<S, B, 8, 4>(task, x, groups, token),
+                8.. => tokens::<S, B, 8, 1>(task, x, groups, token),
+                4.. => tokens::<S, B, 4, 1>(task, x, groups, token),
+                2.. => tokens::<S, B, 2, 1>(task, x, groups, token),
+                _ => tokens::<S, B, 1, 1>(task, x, groups, token),
+            }
+        };
+    }
+}
+
+/// `T · R` tokens; gives their number.
+#[inline(always)]
+unsafe fn tokens<S: Simd, B: Blocks, const T: usize, const R: usize>(
+    task: &Task<'_>,
+    x: &[Group],
+    groups: usize,
+    token: usize,
+) -> usize {
+    let x: [[&[Group]; T]; R] = std::array::from_fn(|r| std::array::from_fn(|t| &x[(r * T + t) * groups..][..groups]));
+    for (i, tile) in task.tiles.chunks_exact(task.tile_bytes).enumerate() {
+        let sums = tile_product::<S, B, T, R>(tile, &x);
+        let row = (task.first + i) * ROWS;
+        let rows = ROWS.min(task.output.rows - row);
+        for (t, sums) in sums.as_flattened().iter().enumerate() {
+            let mut sums = S::to_array(*sums);
+            if let Some(bias) = task.output.bias {
+                sums.iter_mut().zip(&bias[row..]).for_each(|(sum, bias)| *sum += bias);
+            }
+            // SAFETY: as asked of the caller; the last tile may have fewer rows.
+            unsafe {
+                let to = task.output.values.add((token + t) * task.output.rows + row);
+                to.copy_from_nonoverlapping(sums.as_ptr(), rows);
+            }
+        }
+    }
+    T * R
+}
+
+#[inline(always)]
+fn tile_product<S: Simd, B: Blocks, const T: usize, const R: usize>(
+    tile: &[u8],
+    x: &[[&[Group]; T]; R],
+) -> [[S::Floats; T]; R] {
+    /// About what memory delivers while it is waited for.
+    const AHEAD: usize = 2048;
+    let parts = B::WEIGHTS / 32;
+    let mut sums = [[S::floats(0.0); T]; R];
+    for (index, block) in tile.chunks_exact(B::BYTES).enumerate() {
+        if R == 1 {
+            for line in (0..B::BYTES).step_by(64) {
+                S::prefetch(block.as_ptr().wrapping_add(AHEAD + line));
+            }
+        }
+        let scales = B::scales::<S>(block);
+        for part in 0..parts {
+            let codes = B::codes::<S>(block, part);
+            let scale = [B::scale(&scales, part, 0), B::scale(&scales, part, 1)];
+            let min = B::min(&scales, part);
+            for (sums, x) in sums.iter_mut().zip(x) {
+                let x: [&Group; T] = std::array::from_fn(|t| &x[t][index * parts + part]);
+                let offset = |t: usize, half: usize| {
+                    let both = x[t].code_sums[half] + if B::HAS_HALVES { 0 } else { x[t].code_sums[1] };
+                    S::ints(-B::OFFSET * i32::from(both))
+                };
+                let mut ints: [[S::Ints; 2]; T] =
+                    std::array::from_fn(|t| [offset(t, 0), if B::HAS_HALVES { offset(t, 1) } else { S::ints(0) }]);
+                for (i, codes) in codes.iter().enumerate() {
+                    for t in 0..T {
+                        let sum = &mut ints[t][if B::HAS_HALVES { i / 4 } else { 0 }];
+                        *sum = S::dot(*sum, *codes, x[t].codes[i]);
+                    }
+                }
+                for t in 0..T {
+                    let token_scale = S::floats(x[t].scale);
+                    let sum = &mut sums[t];
+                    *sum = S::multiply_add(S::to_floats(ints[t][0]), S::multiply(scale[0], token_scale), *sum);
+                    if B::HAS_HALVES {
+                        *sum = S::multiply_add(S::to_floats(ints[t][1]), S::multiply(scale[1], token_scale), *sum);
+                    }
+                    if B::HAS_MINS {
+                        *sum = S::multiply_add(min, S::floats(x[t].sum), *sum);
+                    }
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// Writes the weights of one row of `tile`, as whoever reads the file's blocks would.
+pub(crate) fn unpack_row<B: Blocks>(tile: &[u8], row: usize, out: &mut [f32]) {
+    for (block, out) in tile.chunks_exact(B::BYTES).zip(out.chunks_exact_mut(B::WEIGHTS)) {
+        let scales = B::scales::<Scalar>(block);
+        for (part, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let codes = B::codes::<Scalar>(block, part);
+            let min = B::min(&scales, part)[row];
+            for (half, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+                let scale = B::scale(&scales, part, half)[row];
+                for (i, out) in out.iter_mut().enumerate() {
+                    let code = i32::from(codes[4 * half + i / 4][4 * row + i % 4]) - B::OFFSET;
+                    *out = if B::HAS_MINS { scale * code as f32 + min } else { scale * code as f32 };
+                }
+            }
+        }
+    }
+}
