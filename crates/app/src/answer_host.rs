@@ -111,7 +111,6 @@ impl AnswerHost {
             Some(running) => probe_unknown(app, &mut asked, chat, running, wanted).await,
             None => {}
         }
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked.clone());
         Ok(asked)
     }
 
@@ -178,8 +177,14 @@ impl Host for AnswerHost {
     type Watch = AnswerWatch;
 
     async fn decide(&self, running: Option<&Running>, wanted: Option<&Place>) -> Result<Decision, AppError> {
-        let Asked { policy, demand, options, .. } = self.ask(running, wanted).await?;
-        Ok(decide(&policy, &demand, &self.app.outlook(), &options))
+        let mut asked = self.ask(running, wanted).await?;
+        let decision = decide(&asked.policy, &asked.demand, &self.app.outlook(), &asked.options);
+        if let Target::Here { context_len } = decision.target {
+            // The guard foresees the growth of the cache that it gets, not of the one that was wanted.
+            asked.demand.wanted_context = context_len;
+        }
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
+        Ok(decision)
     }
 
     async fn takeover(&self, place: &Place) -> Takeover {
