@@ -11,7 +11,7 @@ pub(super) const LEFT: f64 = 78.0;
 pub(super) const RIGHT: f64 = 24.0;
 pub(super) const TOP: f64 = 64.0;
 pub(super) const PANEL: f64 = 128.0;
-pub(super) const BETWEEN: f64 = 44.0;
+const BETWEEN: f64 = 44.0;
 pub(super) const BOTTOM: f64 = 50.0;
 /// Legible on white and on black.
 pub(super) const TEXT: &str = "#808080";

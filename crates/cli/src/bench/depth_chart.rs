@@ -3,9 +3,11 @@
 use app::{DepthSpeed, Spread, SustainedSpeed};
 
 use super::chart::{
-    Axis, BETWEEN, BOTTOM, GUARDED, LEFT, PANEL, RIGHT, Scale, TEXT, TOP, WIDTH, element, line, linear_ticks, number,
-    open, text,
+    Axis, BOTTOM, GUARDED, LEFT, PANEL, RIGHT, Scale, TEXT, TOP, WIDTH, element, line, linear_ticks, number, open, text,
 };
+
+/// Between panels, which have a scale below each.
+const GAP: f64 = 62.0;
 
 /// One figure over something.
 struct Panel {
@@ -33,11 +35,11 @@ pub(super) fn svg(title: &str, speeds: &[DepthSpeed], sustained: &[SustainedSpee
         },
     ];
     panels.retain(|panel| !panel.points.is_empty());
-    let height = TOP + panels.len() as f64 * (PANEL + BETWEEN) - BETWEEN + BOTTOM;
+    let height = TOP + panels.len() as f64 * (PANEL + GAP) - GAP + BOTTOM;
     let mut svg = open(height.max(TOP));
     text(&mut svg, LEFT, 22.0, "start", title);
     for (index, panel) in panels.iter().enumerate() {
-        draw(&mut svg, panel, TOP + index as f64 * (PANEL + BETWEEN));
+        draw(&mut svg, panel, TOP + index as f64 * (PANEL + GAP));
     }
     svg + "</svg>\n"
 }

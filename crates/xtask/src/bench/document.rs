@@ -16,6 +16,8 @@ pub(super) struct Report {
     pub(super) commit: String,
     pub(super) rustc: String,
     pub(super) peer: String,
+    /// What else wanted the processor before the first round, as `uptime` has it: the averages of 1, 5 and 15 minutes.
+    pub(super) load: String,
     pub(super) threads: usize,
     pub(super) rounds: usize,
     /// The commands of one model, as one would type them.
@@ -90,15 +92,16 @@ fn section(report: &Report) -> String {
         let _ = writeln!(text, "{line}");
     };
     say(&format!(
-        "Measured on {}, {} cores, {:.0} GB of memory read at {:.0} GB/s, {}, with {} threads each; medians of {} rounds, \
-         in each of which either side has its turn.\n",
+        "Measured on {}, {} cores, {:.0} GB of memory read at {:.0} GB/s, {}, with {} threads each. Medians of {}, in \
+         each of which either side has its turn; the load average was {} before.\n",
         machine.chip,
         machine.cores,
         machine.ram_bytes as f64 / 1e9,
         machine.bandwidth_bytes_per_sec / 1e9,
         machine.os,
         report.threads,
-        report.rounds
+        if report.rounds == 1 { "one round".to_owned() } else { format!("{} rounds", report.rounds) },
+        report.load
     ));
     say(&format!("- {} ({}), {}", machine.engine, report.commit, report.rustc));
     say(&format!("- {}\n", report.peer));
@@ -118,15 +121,7 @@ fn section(report: &Report) -> String {
                 row.target()
             ));
         }
-        say("");
-    }
-    let behind: Vec<String> = report.models.iter().flat_map(behind).collect();
-    if behind.is_empty() {
-        say("Tidegate is behind in none of these.\n");
-    } else {
-        say("Where Tidegate is behind:\n");
-        behind.iter().for_each(|line| say(line));
-        say("");
+        say(&format!("\n{}\n", standing(&model.rows())));
     }
     say("The commands, of the first model:\n\n```sh");
     report.commands.iter().for_each(|command| say(command));
@@ -134,13 +129,12 @@ fn section(report: &Report) -> String {
     text
 }
 
-fn behind(model: &ModelFigures) -> Vec<String> {
-    let line = |row: Row| {
-        let times = if row.figure.is_cost() { row.ratio() } else { row.ratio().recip() };
-        let verb = if row.figure.is_cost() { "takes" } else { "is slower by" };
-        format!("- {}: {} {verb} {times:.2} times", model.file, row.figure)
-    };
-    model.rows().into_iter().filter(Row::is_behind).map(line).collect()
+/// In how many figures we are ahead, and the others.
+fn standing(rows: &[Row]) -> String {
+    let behind: Vec<String> =
+        rows.iter().filter(|row| row.is_behind()).map(|row| format!("{} ({:.2})", row.figure, row.ratio())).collect();
+    let ahead = format!("Tidegate is ahead in {} of {}", rows.len() - behind.len(), rows.len());
+    if behind.is_empty() { format!("{ahead}.") } else { format!("{ahead}, behind in: {}.", behind.join("; ")) }
 }
 
 #[cfg(test)]
@@ -165,6 +159,7 @@ mod tests {
             commit: "abc".into(),
             rustc: "rustc 1.95".into(),
             peer: "llama.cpp".into(),
+            load: "0.10, 0.20, 0.30".into(),
             threads: 4,
             rounds: 3,
             commands: vec!["tidegate bench".into()],
@@ -173,12 +168,11 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_where_we_are_behind() {
+    fn it_says_where_we_are_behind() {
         let text = section(&report());
         assert!(text.contains("| decode, empty context, tokens/s | 62.0 | 50.0 | 1.24 | ≥ 1.1 ✓ | 124 |"), "{text}");
         assert!(text.contains("| prefill 512, tokens/s | 60.0 | 300 | 0.20 | ≥ 1.3 ✗ |  |"), "{text}");
-        assert!(text.contains("- m.gguf: prefill 512, tokens/s is slower by 5.00 times"), "{text}");
-        assert!(text.contains("time to first token takes 1.50 times"), "{text}");
+        assert!(text.contains("ahead in 1 of 4, behind in: prefill 512, tokens/s (0.20); second turn"), "{text}");
         assert!(text.contains("| four answers ÷ one | 2.60 | 3.00 | 0.87 | ours ≥ 2.5 ✓ |"), "{text}");
         assert!(!text.contains("process start"), "measured on one side only");
     }

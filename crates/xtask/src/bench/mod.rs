@@ -107,6 +107,7 @@ pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         commit: commit(workspace)?,
         rustc: said_by(Command::new("rustc").arg("--version"))?,
         peer: bench.peer.version.clone(),
+        load: load(&said_by(&mut Command::new("uptime"))?),
         threads: plan.threads,
         rounds: plan.rounds,
         commands: bench.commands(workspace, &subjects[0]),
@@ -141,6 +142,12 @@ fn commit(workspace: &Workspace) -> Result<String> {
     let git = |arguments: &[&str]| said_by(Command::new("git").arg("-C").arg(&workspace.root).args(arguments));
     let is_changed = !git(&["status", "--porcelain"])?.is_empty();
     Ok(git(&["show", "--no-patch", "--format=%h of %cs"])? + if is_changed { " with changes" } else { "" })
+}
+
+/// The load averages in what `uptime` prints.
+fn load(uptime: &str) -> String {
+    let averages = uptime.rsplit_once("average").and_then(|(_, averages)| averages.split_once(": "));
+    averages.map_or_else(|| "unknown".to_owned(), |(_, averages)| averages.to_owned())
 }
 
 /// What a command prints.
@@ -379,6 +386,13 @@ mod tests {
         for wrong in ["--rounds", "--rounds x", "--rounds 0", "--depth 0"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn load_averages_are_found_on_linux_and_macos() {
+        assert_eq!(load(" 16:12:59 up 13:59,  0 user,  load average: 5.18, 4.74, 5.25"), "5.18, 4.74, 5.25");
+        assert_eq!(load("16:12  up 3 days, 2 users, load averages: 1.52 1.61 1.70"), "1.52 1.61 1.70");
+        assert_eq!(load("?"), "unknown");
     }
 
     #[test]
