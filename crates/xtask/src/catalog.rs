@@ -5,8 +5,6 @@ use serde::Deserialize;
 use std::fs;
 use std::path::Path;
 
-const SMALL: &str = "smollm2-135m-instruct-q4_1";
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Catalog {
@@ -73,9 +71,11 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// The model that `make bench` requantizes.
-    pub(crate) fn small(&self) -> Result<&Model> {
-        self.model.iter().find(|model| model.id == SMALL).with_context(|| format!("the catalog has no {SMALL}"))
+    /// The model of this id.
+    pub(crate) fn model(&self, id: &str) -> Result<&Model> {
+        let known = || self.model.iter().map(|model| model.id.as_str()).collect::<Vec<_>>().join(", ");
+        let found = self.model.iter().find(|model| model.id == id);
+        found.with_context(|| format!("the catalog has no {id}, but {}", known()))
     }
 
     /// The model that a fresh machine starts with, and that the tests use.
@@ -96,7 +96,8 @@ mod tests {
         let starter = catalog.starter();
         assert!(matches!(starter.source[0], Source::Hub { .. }));
         assert!(matches!(&starter.source[1], Source::Packages { packages } if packages.len() == 6));
-        assert!(!catalog.small().unwrap().starter);
+        assert!(!catalog.model("smollm2-135m-instruct-q4_1").unwrap().starter);
+        assert!(catalog.model("gpt").unwrap_err().to_string().contains("smollm2-135m"));
     }
 
     #[test]

@@ -35,7 +35,7 @@ const USAGE: &str = "cargo xtask TASK
   ci            test, and what only matters before a change lands: format, lints, docs, licences, macOS
   fuzz          damaged files, templates, answers: `fuzz [--seconds N | --keep] [TARGET…]`
   shots         pictures of every view
-  bench         measure Tidegate beside llama.cpp, which is built first: `bench [--rounds N] [--model FILE]…`
+  bench         measure Tidegate beside llama.cpp, which is built first: `bench [--rounds N] [--model MODEL]…`
   metal-test    run the engine on candle's Metal backend over the emulator (Linux)
   bindings      write ui/src/ipc/bindings.gen.ts anew
   check-deps    which crate may use which

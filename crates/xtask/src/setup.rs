@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Model};
 use crate::fetch;
 use crate::steps::Steps;
 use crate::workspace::{Workspace, path_with, which};
@@ -65,9 +65,20 @@ pub(crate) fn lock(workspace: &Workspace) -> Result<File> {
 pub(crate) fn starter_model(workspace: &Workspace, steps: &mut Steps) -> Result<PathBuf> {
     let _lock = lock(workspace)?;
     let catalog = Catalog::read(&workspace.models())?;
+    fetched(workspace, steps, "starter model", catalog.starter())
+}
+
+/// A model of the catalog, fetched if need be.
+pub(crate) fn model(workspace: &Workspace, steps: &mut Steps, id: &str) -> Result<PathBuf> {
+    let _lock = lock(workspace)?;
+    let catalog = Catalog::read(&workspace.models())?;
+    fetched(workspace, steps, id, catalog.model(id)?)
+}
+
+fn fetched(workspace: &Workspace, steps: &mut Steps, step: &str, model: &Model) -> Result<PathBuf> {
     let mut file = PathBuf::new();
-    steps.work("starter model", || {
-        let (path, done) = fetch::ensure_model(workspace, catalog.starter())?;
+    steps.work(step, || {
+        let (path, done) = fetch::ensure_model(workspace, model)?;
         file = path;
         Ok(done)
     });

@@ -14,8 +14,6 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::catalog::Catalog;
-use crate::fetch;
 use crate::run::build_release;
 use crate::setup;
 use crate::steps::{Steps, shell_line};
@@ -25,13 +23,15 @@ use figures::{Figure, median, of_llama_bench, of_tidegate};
 use peer::Peer;
 use server::Server;
 
-const USAGE: &str = "cargo xtask bench [--rounds N] [--threads N] [--model FILE]… [--no-quantizations]
+const USAGE: &str = "cargo xtask bench [--rounds N] [--threads N] [--model MODEL]… [--no-quantizations]
   --rounds            how often either side has its turn; medians count (5)
   --threads           of each side (one for each core)
-  --model             a further GGUF file beside the starter model
+  --model             a further GGUF file, or a name of models/catalog.toml, beside the starter model
   --no-quantizations  leave the quantizations of a small model out";
 /// Tokens of context for each of the four answers of a server.
 const CONTEXT: usize = 4096;
+/// What is requantized.
+const SMALL: &str = "smollm2-135m-instruct-q4_1";
 const TOGETHER: usize = 4;
 /// What llama-quantize makes of the small model; the name, the base type and the type of all matrices where that differs.
 const QUANTIZATIONS: [(&str, &str, Option<&str>); 7] = [
@@ -96,8 +96,11 @@ pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let peer = Peer::ensure(workspace, &mut steps)?;
     build_release(&mut steps, "cli")?;
     let bench = Bench { tidegate: workspace.target.join("release/tidegate"), peer, threads: plan.threads };
-    let mut subjects: Vec<Subject> =
-        [starter].into_iter().chain(plan.models).map(|file| Subject { file, is_whole: true }).collect();
+    let mut subjects = vec![Subject { file: starter, is_whole: true }];
+    for model in plan.models {
+        let file = if model.exists() { model } else { setup::model(workspace, &mut steps, &model.to_string_lossy())? };
+        subjects.push(Subject { file, is_whole: true });
+    }
     if plan.has_quantizations {
         let files = bench.quantizations(workspace, &mut steps)?;
         subjects.extend(files.into_iter().map(|file| Subject { file, is_whole: false }));
@@ -162,15 +165,7 @@ fn said_by(command: &mut Command) -> Result<String> {
 impl Bench {
     /// The small model in each quantization, made where it isn't there yet.
     fn quantizations(&self, workspace: &Workspace, steps: &mut Steps) -> Result<Vec<PathBuf>> {
-        let catalog = Catalog::read(&workspace.models())?;
-        let mut source = PathBuf::new();
-        steps.work("small model", || {
-            let _lock = setup::lock(workspace)?;
-            let (file, done) = fetch::ensure_model(workspace, catalog.small()?)?;
-            source = file;
-            Ok(done)
-        });
-        steps.all_passed()?;
+        let source = setup::model(workspace, steps, SMALL)?;
         let folder = workspace.target.join("peer/quantizations");
         fs::create_dir_all(&folder)?;
         let make = |(name, base, matrices): (&str, &str, Option<&str>)| {
