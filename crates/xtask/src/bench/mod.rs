@@ -19,7 +19,7 @@ use crate::setup;
 use crate::steps::{Steps, shell_line};
 use crate::workspace::Workspace;
 use document::{ModelFigures, Report};
-use figures::{Figure, median, of_llama_bench, of_tidegate};
+use figures::{Figure, Machine, median, of_llama_bench, of_tidegate};
 use peer::Peer;
 use server::Server;
 
@@ -88,6 +88,46 @@ struct Subject {
     is_whole: bool,
 }
 
+#[derive(Clone, Copy)]
+enum Side {
+    Ours,
+    Theirs,
+}
+
+/// What either side does in one turn.
+#[derive(Clone, Copy)]
+enum Part {
+    /// The model alone: `tidegate bench` and `llama-bench`.
+    Prompt(Lengths),
+    /// A server, asked over HTTP.
+    Server,
+    /// The command line, from its start to its first byte.
+    Start,
+}
+
+/// Tokens of a prefill and of a decode, and how often they run, in the words of a command line.
+#[derive(Clone, Copy)]
+struct Lengths {
+    prefill: &'static str,
+    decode: &'static str,
+    is_deep: bool,
+    runs: &'static str,
+}
+
+impl Part {
+    const OF_MATRICES: [Self; 2] = [
+        Self::Prompt(Lengths { prefill: "512", decode: "128", is_deep: true, runs: "1" }),
+        Self::Prompt(Lengths { prefill: "32", decode: "0", is_deep: false, runs: "5" }),
+    ];
+    const ALL: [Self; 4] = [Self::OF_MATRICES[0], Self::OF_MATRICES[1], Self::Server, Self::Start];
+}
+
+impl Lengths {
+    const fn depths(self, subject: &Subject) -> &'static str {
+        if self.is_deep && subject.is_whole { "0,2048" } else { "0" }
+    }
+}
+
 /// `cargo xtask bench`.
 pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let plan = Plan::parse(arguments)?;
@@ -106,7 +146,7 @@ pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         subjects.extend(files.into_iter().map(|file| Subject { file, is_whole: false }));
     }
     let mut report = Report {
-        machine: figures::Machine::default(),
+        machine: Machine::default(),
         commit: commit(workspace)?,
         rustc: said_by(Command::new("rustc").arg("--version"))?,
         peer: bench.peer.version.clone(),
@@ -187,71 +227,67 @@ impl Bench {
         QUANTIZATIONS.into_iter().map(make).collect()
     }
 
-    /// Either side's turn at everything, the other one first every other round.
-    fn round(&self, subject: &Subject, round: usize, model: &mut ModelFigures) -> Result<figures::Machine> {
-        let mut machine = figures::Machine::default();
-        let mut order = [true, false];
+    /// Either side's turn at each part, the other one first every other round. Tells the machine.
+    fn round(&self, subject: &Subject, round: usize, model: &mut ModelFigures) -> Result<Machine> {
+        let mut order = [Side::Ours, Side::Theirs];
         order.rotate_left(round % 2);
-        for is_ours in order {
-            let mut take = |figure: Figure, value: f64| {
-                let sides = model.figures.entry(figure).or_default();
-                if is_ours { sides.ours.push(value) } else { sides.theirs.push(value) }
-            };
-            if is_ours {
-                for mut command in self.our_bench(subject) {
-                    let run = of_tidegate(&said_by(&mut command)?)?;
-                    run.figures.into_iter().for_each(|(figure, value)| take(figure, value));
-                    for (figure, ratio) in run.bandwidth_ratios {
-                        model.bandwidth_ratios.entry(figure).or_default().ours.push(ratio);
-                    }
-                    (machine, model.quantization) = (run.machine, run.quantization);
-                }
-            } else {
-                for mut command in self.their_bench(subject) {
-                    let figures = of_llama_bench(&said_by(&mut command)?)?;
-                    figures.into_iter().for_each(|(figure, value)| take(figure, value));
-                }
-            }
-            if subject.is_whole {
-                let data = scratch_folder(&self.tidegate)?;
-                let server = |port| {
-                    if is_ours { self.our_server(subject, &data, port) } else { self.their_server(subject, port) }
-                };
-                over_http(server, &mut take)?;
-                let start = if is_ours { self.our_start(subject, &data) } else { self.their_start(subject) };
-                take(Figure::ColdStart, first_byte(start)?.as_secs_f64());
-                fs::remove_dir_all(&data)?;
-            }
+        let parts = if subject.is_whole { &Part::ALL[..] } else { &Part::OF_MATRICES[..] };
+        let mut machine = Machine::default();
+        for (part, side) in parts.iter().flat_map(|part| order.map(|side| (*part, side))) {
+            machine = self.turn(subject, part, side, model)?.unwrap_or(machine);
         }
         Ok(machine)
     }
 
-    fn our_bench(&self, subject: &Subject) -> Vec<Command> {
-        let bench = |arguments: &[&str]| {
-            let mut command = Command::new(&self.tidegate);
-            command.arg("bench").arg("--model").arg(&subject.file).args(arguments);
-            command.args(["--threads", &self.threads.to_string(), "--json"]);
-            command
+    fn turn(&self, subject: &Subject, part: Part, side: Side, model: &mut ModelFigures) -> Result<Option<Machine>> {
+        let mut take = |figure: Figure, value: f64| {
+            let sides = model.figures.entry(figure).or_default();
+            match side {
+                Side::Ours => sides.ours.push(value),
+                Side::Theirs => sides.theirs.push(value),
+            }
         };
-        let depth = if subject.is_whole { "0,2048" } else { "0" };
-        vec![
-            bench(&["--pp", "512", "--tg", "128", "--depth", depth, "--runs", "1"]),
-            bench(&["--pp", "32", "--tg", "0", "--depth", "0", "--runs", "5"]),
-        ]
+        let data = scratch_folder(&self.tidegate)?;
+        match (part, side) {
+            (Part::Prompt(lengths), Side::Ours) => {
+                let run = of_tidegate(&said_by(&mut self.our_bench(subject, lengths))?)?;
+                run.figures.into_iter().for_each(|(figure, value)| take(figure, value));
+                for (figure, ratio) in run.bandwidth_ratios {
+                    model.bandwidth_ratios.entry(figure).or_default().ours.push(ratio);
+                }
+                model.quantization = run.quantization;
+                return Ok(Some(run.machine));
+            }
+            (Part::Prompt(lengths), Side::Theirs) => {
+                let figures = of_llama_bench(&said_by(&mut self.their_bench(subject, lengths))?)?;
+                figures.into_iter().for_each(|(figure, value)| take(figure, value));
+            }
+            (Part::Server, Side::Ours) => over_http(|port| self.our_server(subject, &data, port), &mut take)?,
+            (Part::Server, Side::Theirs) => over_http(|port| self.their_server(subject, port), &mut take)?,
+            (Part::Start, Side::Ours) => {
+                take(Figure::ColdStart, first_byte(self.our_start(subject, &data))?.as_secs_f64());
+            }
+            (Part::Start, Side::Theirs) => {
+                take(Figure::ColdStart, first_byte(self.their_start(subject))?.as_secs_f64());
+            }
+        }
+        Ok(None)
     }
 
-    fn their_bench(&self, subject: &Subject) -> Vec<Command> {
-        let bench = |arguments: &[&str]| {
-            let mut command = self.peer.command("llama-bench");
-            command.arg("-m").arg(&subject.file).args(arguments);
-            command.args(["-t", &self.threads.to_string(), "-o", "json"]);
-            command
-        };
-        let depth = if subject.is_whole { "0,2048" } else { "0" };
-        vec![
-            bench(&["-p", "512", "-n", "128", "-d", depth, "-r", "1"]),
-            bench(&["-p", "32", "-n", "0", "-d", "0", "-r", "5"]),
-        ]
+    fn our_bench(&self, subject: &Subject, lengths: Lengths) -> Command {
+        let mut command = Command::new(&self.tidegate);
+        command.arg("bench").arg("--model").arg(&subject.file).args(["--pp", lengths.prefill, "--tg", lengths.decode]);
+        command.args(["--depth", lengths.depths(subject), "--runs", lengths.runs]);
+        command.args(["--threads", &self.threads.to_string(), "--json"]);
+        command
+    }
+
+    fn their_bench(&self, subject: &Subject, lengths: Lengths) -> Command {
+        let mut command = self.peer.command("llama-bench");
+        command.arg("-m").arg(&subject.file).args(["-p", lengths.prefill, "-n", lengths.decode]);
+        command.args(["-d", lengths.depths(subject), "-r", lengths.runs]);
+        command.args(["-t", &self.threads.to_string(), "-o", "json"]);
+        command
     }
 
     fn our_server(&self, subject: &Subject, data: &Path, port: u16) -> Command {
@@ -288,10 +324,13 @@ impl Bench {
     /// What is run, as one would type it in the checkout.
     fn commands(&self, workspace: &Workspace, subject: &Subject) -> Vec<String> {
         let data = Path::new("DIR");
-        let servers = [self.our_server(subject, data, 8080), self.their_server(subject, 8080)];
-        let starts = [self.our_start(subject, data), self.their_start(subject)];
+        let of = |part: Part| match part {
+            Part::Prompt(lengths) => [self.our_bench(subject, lengths), self.their_bench(subject, lengths)],
+            Part::Server => [self.our_server(subject, data, 8080), self.their_server(subject, 8080)],
+            Part::Start => [self.our_start(subject, data), self.their_start(subject)],
+        };
         let root = format!("{}/", workspace.root.display());
-        let all = self.our_bench(subject).into_iter().chain(self.their_bench(subject)).chain(servers).chain(starts);
+        let all = Part::ALL.into_iter().flat_map(of);
         all.map(|command| shell_line(&command).replace(&root, "")).collect()
     }
 }
