@@ -129,8 +129,9 @@ fn section(report: &Report) -> String {
     text
 }
 
-/// In how many figures we are ahead, and the others.
+/// In how many figures we are ahead, and the others. A gain says nothing by itself: who is slow alone gains more.
 fn standing(rows: &[Row]) -> String {
+    let rows: Vec<&Row> = rows.iter().filter(|row| row.figure != Figure::Gain).collect();
     let behind: Vec<String> =
         rows.iter().filter(|row| row.is_behind()).map(|row| format!("{} ({:.2})", row.figure, row.ratio())).collect();
     let ahead = format!("Tidegate is ahead in {} of {}", rows.len() - behind.len(), rows.len());
@@ -172,7 +173,7 @@ mod tests {
         let text = section(&report());
         assert!(text.contains("| decode, empty context, tokens/s | 62.0 | 50.0 | 1.24 | ≥ 1.1 ✓ | 124 |"), "{text}");
         assert!(text.contains("| prefill 512, tokens/s | 60.0 | 300 | 0.20 | ≥ 1.3 ✗ |  |"), "{text}");
-        assert!(text.contains("ahead in 1 of 4, behind in: prefill 512, tokens/s (0.20); second turn"), "{text}");
+        assert!(text.contains("ahead in 1 of 3, behind in: prefill 512, tokens/s (0.20); second turn"), "{text}");
         assert!(text.contains("| four answers ÷ one | 2.60 | 3.00 | 0.87 | ours ≥ 2.5 ✓ |"), "{text}");
         assert!(!text.contains("process start"), "measured on one side only");
     }
