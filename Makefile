@@ -14,6 +14,6 @@ help:
 	@echo 'make test      everything that can be tested on this machine'
 	@echo 'make setup     only install what is missing and fetch the starter model'
 	@echo 'make shots     pictures of every view, for people to look at'
-	@echo 'make bench     time to first token, speed and memory with the starter model (ARGS=… for more)'
+	@echo 'make bench     speed and memory beside llama.cpp (built first: minutes), into docs/BENCHMARKS.md'
 	@echo 'make bindings  write ui/src/ipc/bindings.gen.ts anew'
 	@echo 'make clean     remove what was built; models and caches stay'

@@ -176,11 +176,7 @@ impl App {
         let entry = self.model_for(model).ok_or_else(no_model)?;
         let header = entry.usable().ok_or_else(no_model)?.clone();
         let kv_type = self.settings().kv_type();
-        let buffer = self.calibration_buffer()?;
-        let bandwidth = tokio::task::spawn_blocking(move || engine::measure_bandwidth(buffer))
-            .await
-            .map_err(|error| AppError::internal("measuring memory", &error))?
-            .map_err(crate::answer::generate_error)?;
+        let bandwidth = self.measure_bandwidth().await?;
         // Loads the weights and wakes the clocks.
         self.timed_answer(&entry, LONG_ANSWER, 8).await?;
         let (started, mut samples) = (Instant::now(), Vec::new());
@@ -199,6 +195,18 @@ impl App {
         self.inner.calibration.send_replace(Some(calibration.clone()));
         self.save_calibration().await?;
         Ok(calibration)
+    }
+
+    /// How fast memory is read that models are computed from, in bytes per second. Takes about a second.
+    ///
+    /// # Errors
+    /// Where too little memory is free for a buffer larger than caches.
+    pub async fn measure_bandwidth(&self) -> Result<f64, AppError> {
+        let buffer = self.calibration_buffer()?;
+        tokio::task::spawn_blocking(move || engine::measure_bandwidth(buffer))
+            .await
+            .map_err(|error| AppError::internal("measuring memory", &error))?
+            .map_err(crate::answer::generate_error)
     }
 
     /// Takes the speed of an answer that the model of id `model` has just written here into the calibration, where there

@@ -48,6 +48,8 @@ pub struct AppConfig {
     pub offload: Option<OffloadMode>,
     /// How keys and values are kept in this run; `None` is as saved.
     pub kv_type: Option<KvType>,
+    /// Threads that compute; `None` is one for each core. The first application of a process decides.
+    pub threads: Option<usize>,
 }
 
 /// Why the application can't start.
@@ -161,7 +163,7 @@ impl App {
 
         // The readings include what the engine does, so they start after it.
         let readings: Arc<OnceLock<watch::Receiver<Arc<Vitals>>>> = Arc::default();
-        let engine = EngineHandle::start(engine_config(&config.data_dir, readings.clone()));
+        let engine = EngineHandle::start(engine_config(&config, readings.clone()));
         let vitals = {
             let (engine, unloads, speeds) = (engine.clone(), engine.watch_unloads(), speeds.clone());
             Arc::new(VitalsWatch::start(Box::new(move |vitals| {
@@ -323,14 +325,15 @@ impl App {
     }
 }
 
-fn engine_config(data_dir: &Path, readings: Arc<OnceLock<watch::Receiver<Arc<Vitals>>>>) -> EngineConfig {
+fn engine_config(config: &AppConfig, readings: Arc<OnceLock<watch::Receiver<Arc<Vitals>>>>) -> EngineConfig {
     let budget = move |wired| {
         let latest = readings.get().map(|readings| readings.borrow().clone());
         latest.map_or(chat::Bytes::ZERO, |latest| may_wire(&latest.snapshot, wired))
     };
     EngineConfig {
         idle_unload: Some(IDLE_UNLOAD),
-        cache_dir: Some(data_dir.join("caches")),
+        threads: config.threads,
+        cache_dir: Some(config.data_dir.join("caches")),
         wiring: Some(Wiring { budget: Arc::new(budget), release_after: RELEASE_WEIGHTS }),
         own_footprint: || vitals::Sampler::new().sample().own.map(|own| own.footprint),
         ..EngineConfig::default()

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use app::{AppConfig, NodeAddress, OffloadMode};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 
 /// Runs language models on this machine and hands the work to a node before the machine would swap or throttle.
 #[derive(Debug, Parser)]
@@ -68,6 +68,9 @@ pub(crate) struct Setup {
     /// How keys and values are kept for this run; otherwise as saved.
     #[arg(long, value_enum, value_name = "TYPE")]
     pub(crate) kv_type: Option<KvType>,
+    /// Threads that compute; otherwise one for each core.
+    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub(crate) threads: Option<usize>,
     /// Folder of chats, settings and keys.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
@@ -190,6 +193,10 @@ pub(crate) struct LogArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(
+    group(ArgGroup::new("by-depth").args(["depth", "sustained"]).multiple(true)),
+    group(ArgGroup::new("as-object").args(["depth", "sustained", "handoff"]).multiple(true)),
+)]
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     pub(crate) setup: Setup,
@@ -211,8 +218,10 @@ pub(crate) struct BenchArgs {
     /// killed, and begun anew. Starts two nodes on this machine, which share its cores. --runs is the number of each.
     #[arg(long, conflicts_with_all = ["perplexity", "calibrate", "pressure", "trace"])]
     pub(crate) handoff: bool,
-    /// With --handoff: one JSON object.
-    #[arg(long, requires = "handoff")]
+    #[command(flatten)]
+    pub(crate) depth: DepthArgs,
+    /// With --depth, --sustained or --handoff: one JSON object.
+    #[arg(long, requires = "as-object")]
     pub(crate) json: bool,
     /// Measure perplexity on this text instead of speed, as llama-perplexity does.
     #[arg(long, value_name = "TEXT", conflicts_with = "pressure")]
@@ -220,6 +229,34 @@ pub(crate) struct BenchArgs {
     /// Tokens of one window of the text.
     #[arg(long, value_name = "N", default_value_t = 512, requires = "perplexity")]
     pub(crate) window: usize,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DepthArgs {
+    /// Measure prefill and decode behind so many tokens of context each, as `0,2048`; settings and caches of chats aren't
+    /// used. --runs is how often each is timed.
+    #[arg(long, value_name = "N,…", value_delimiter = ',', requires = "models",
+          conflicts_with_all = ["perplexity", "calibrate", "pressure", "handoff", "trace"])]
+    pub(crate) depth: Vec<usize>,
+    /// Tokens of each prefill that --depth times; 0 for none.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) pp: usize,
+    /// Tokens of each decode that --depth and --sustained time; 0 for none.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) tg: usize,
+    /// Decode for so long, answer after answer, and tell how fast each was: what heat does.
+    #[arg(long, value_name = "SECONDS", requires = "models",
+          conflicts_with_all = ["perplexity", "calibrate", "pressure", "handoff", "trace"])]
+    pub(crate) sustained: Option<u64>,
+    /// Draw a picture of --depth or --sustained into this file.
+    #[arg(long, value_name = "FILE", requires = "by-depth")]
+    pub(crate) svg: Option<PathBuf>,
+}
+
+impl DepthArgs {
+    pub(crate) const fn is_wanted(&self) -> bool {
+        !self.depth.is_empty() || self.sustained.is_some()
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -282,6 +319,7 @@ impl Setup {
                 KvType::F16 => app::KvType::F16,
                 KvType::Q8 => app::KvType::Q8,
             }),
+            threads: self.threads,
         })
     }
 }

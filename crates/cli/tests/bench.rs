@@ -114,3 +114,27 @@ async fn a_calibration_is_kept_and_learns_from_answers() {
     assert_eq!(app.calibration().unwrap(), learnt);
     app.shutdown().await;
 }
+
+#[test]
+fn speed_by_depth_is_told_as_json_and_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let svg = folder.path().join("speed.svg");
+    let output = Command::new(TIDEGATE)
+        .args(["bench", "--depth", "0,48", "--pp", "16", "--tg", "6", "--runs", "1", "--sustained", "0", "--json"])
+        .arg("--model")
+        .arg(starter())
+        .arg("--svg")
+        .arg(&svg)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["quantization"], &json["prefill_tokens"]), (&"Q4_K_M".into(), &16.into()));
+    let rows = json["rows"].as_array().unwrap();
+    assert_eq!(rows.iter().map(|row| row["depth"].as_u64()).collect::<Vec<_>>(), [Some(0), Some(48)]);
+    for figure in ["prefill_tokens_per_sec", "decode_tokens_per_sec", "bandwidth_ratio"] {
+        assert!(rows.iter().all(|row| row[figure].as_f64().is_some_and(|value| value > 0.0)), "{figure}: {json}");
+    }
+    assert_eq!(json["sustained"], serde_json::json!([]));
+    assert_eq!(std::fs::read_to_string(svg).unwrap().matches("<polyline").count(), 2);
+}

@@ -199,6 +199,15 @@ impl EngineHandle {
         rendered.await.unwrap_or(Err(GenerateError::ShutDown))
     }
 
+    /// The tokens with which the model at `path` says that its answer is over, in no order. Reads the tokenizer, never the
+    /// weights; blocks meanwhile.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub fn end_tokens(&self, path: &Path) -> Result<Vec<u32>, LoadError> {
+        Ok(self.shared.texts.get(path)?.tokenizer.end_tokens().collect())
+    }
+
     /// The model that is in memory.
     pub fn loaded(&self) -> Option<LoadedModel> {
         self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone()

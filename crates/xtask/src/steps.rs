@@ -280,7 +280,7 @@ fn digest(text: &str) -> String {
 }
 
 /// `command` as one would type it.
-fn shell_line(command: &Command) -> String {
+pub(crate) fn shell_line(command: &Command) -> String {
     let quote = |word: &std::ffi::OsStr| {
         let word = word.to_string_lossy().into_owned();
         let is_plain = word.chars().all(|c| c.is_alphanumeric() || "-_=./:,+@%$".contains(c));

@@ -6,17 +6,17 @@ use app::{PressureStep, PressureThresholds};
 
 use super::pressure::Phase;
 
-const WIDTH: f64 = 760.0;
-const LEFT: f64 = 78.0;
-const RIGHT: f64 = 24.0;
-const TOP: f64 = 64.0;
-const PANEL: f64 = 128.0;
+pub(super) const WIDTH: f64 = 760.0;
+pub(super) const LEFT: f64 = 78.0;
+pub(super) const RIGHT: f64 = 24.0;
+pub(super) const TOP: f64 = 64.0;
+pub(super) const PANEL: f64 = 128.0;
 const BETWEEN: f64 = 44.0;
-const BOTTOM: f64 = 50.0;
+pub(super) const BOTTOM: f64 = 50.0;
 /// Legible on white and on black.
-const TEXT: &str = "#808080";
+pub(super) const TEXT: &str = "#808080";
 const UNGUARDED: &str = "#d9534f";
-const GUARDED: &str = "#1f9e89";
+pub(super) const GUARDED: &str = "#1f9e89";
 
 /// One figure over the memory that was taken.
 struct Panel {
@@ -31,7 +31,7 @@ struct Line {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Scale {
+pub(super) enum Scale {
     /// From zero.
     Linear,
     /// By powers of ten.
@@ -71,15 +71,12 @@ fn mib(bytes: Bytes) -> f64 {
 /// The whole picture. Its background is what it is put on.
 pub(super) fn svg(phases: &[Phase], thresholds: Option<&PressureThresholds>) -> String {
     let height = TOP + PANELS.len() as f64 * (PANEL + BETWEEN) - BETWEEN + BOTTOM;
+    let mut svg = open(height);
     let steps = || phases.iter().flat_map(|phase| &phase.curve.steps);
     let most_taken = steps().map(|step| mib(step.taken)).fold(1.0, f64::max);
     let x_ticks = linear_ticks(most_taken, 8.0);
     let most_x = x_ticks.last().copied().unwrap_or(1.0);
     let x = |taken: f64| LEFT + taken / most_x * (WIDTH - LEFT - RIGHT);
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
-         font-family=\"system-ui, sans-serif\" font-size=\"12\" fill=\"{TEXT}\">\n"
-    );
     legend(&mut svg, phases);
     for (index, panel) in PANELS.iter().enumerate() {
         let top = TOP + index as f64 * (PANEL + BETWEEN);
@@ -127,6 +124,14 @@ pub(super) fn svg(phases: &[Phase], thresholds: Option<&PressureThresholds>) -> 
     svg + "</svg>\n"
 }
 
+/// The beginning of a picture. It has no background.
+pub(super) fn open(height: f64) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
+         font-family=\"system-ui, sans-serif\" font-size=\"12\" fill=\"{TEXT}\">\n"
+    )
+}
+
 fn colour(phase: &Phase) -> &'static str {
     if phase.guarded { GUARDED } else { UNGUARDED }
 }
@@ -145,14 +150,14 @@ fn legend(svg: &mut String, phases: &[Phase]) {
     }
 }
 
-struct Axis {
+pub(super) struct Axis {
     scale: Scale,
-    ticks: Vec<f64>,
+    pub(super) ticks: Vec<f64>,
     top: f64,
 }
 
 impl Axis {
-    fn new(scale: Scale, values: &[f64], top: f64) -> Self {
+    pub(super) fn new(scale: Scale, values: &[f64], top: f64) -> Self {
         let most = values.iter().copied().fold(0.0, f64::max);
         let ticks = match scale {
             Scale::Linear => linear_ticks(most, 4.0),
@@ -167,7 +172,7 @@ impl Axis {
     }
 
     /// Values beyond the ends are drawn at the ends.
-    fn y(&self, value: f64) -> f64 {
+    pub(super) fn y(&self, value: f64) -> f64 {
         let (first, last) = (self.ticks[0], self.ticks[self.ticks.len() - 1]);
         let part = match self.scale {
             Scale::Linear => (value - first) / (last - first),
@@ -178,7 +183,7 @@ impl Axis {
 }
 
 /// Round numbers from zero to `most` or a little beyond, about `count` of them.
-fn linear_ticks(most: f64, count: f64) -> Vec<f64> {
+pub(super) fn linear_ticks(most: f64, count: f64) -> Vec<f64> {
     let most = if most.is_finite() && most > 0.0 { most } else { 1.0 };
     let rough = most / count;
     let power = 10_f64.powf(rough.log10().floor());
@@ -187,7 +192,7 @@ fn linear_ticks(most: f64, count: f64) -> Vec<f64> {
     (0..=(most / step).ceil() as u32).map(|i| f64::from(i) * step).collect()
 }
 
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     let rounded = format!("{value:.3}");
     rounded.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
@@ -223,7 +228,7 @@ fn mark(svg: &mut String, (x, y): (f64, f64), pressure: Option<MemoryPressure>, 
     );
 }
 
-fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), colour: &str, more: &str) {
+pub(super) fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), colour: &str, more: &str) {
     let ((x1, y1), (x2, y2)) = (from, to);
     element(
         svg,
@@ -231,12 +236,12 @@ fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), colour: &str, more: 
     );
 }
 
-/// `content` is ours: nothing in it has to be escaped.
-fn text(svg: &mut String, x: f64, y: f64, anchor: &str, content: &str) {
+pub(super) fn text(svg: &mut String, x: f64, y: f64, anchor: &str, content: &str) {
+    let content = content.replace('&', "&amp;").replace('<', "&lt;");
     element(svg, format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{content}</text>"));
 }
 
-fn element(svg: &mut String, element: String) {
+pub(super) fn element(svg: &mut String, element: String) {
     svg.push_str(&(element + "\n"));
 }
 

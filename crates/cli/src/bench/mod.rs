@@ -1,8 +1,11 @@
 //! `tidegate bench`: how fast a model answers on this machine, with all that the figures depend on; what the machine can
-//! do at all; what memory pressure does to it; and how long a reader waits when an answer moves.
+//! do at all; how speed falls with the context's depth and with time; what memory pressure does to it; and how long a
+//! reader waits when an answer moves.
 
 mod calibrate;
 mod chart;
+mod depth;
+mod depth_chart;
 mod handoff;
 mod pressure;
 
@@ -36,6 +39,10 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     }
     if args.pressure.pressure {
         return pressure::run(config, &args.pressure).await.map(|()| ExitCode::SUCCESS);
+    }
+    if args.depth.is_wanted() {
+        let runs = args.runs.max(1);
+        return depth::run(config, &args.depth, runs, args.json).await.map(|()| ExitCode::SUCCESS);
     }
     let app = App::start(config).await?;
     let outcome = match args.perplexity {

@@ -233,6 +233,11 @@ impl Tokenizer {
         self.end_of_generation.contains(&token)
     }
 
+    /// All of which [`Self::ends_generation`] is true.
+    pub(crate) fn end_tokens(&self) -> impl Iterator<Item = TokenId> {
+        self.end_of_generation.iter().copied()
+    }
+
     /// A fresh detokenizer for one answer.
     pub(crate) fn detokenizer(&self) -> Detokenizer {
         Detokenizer::new(self.drops_first_space)
