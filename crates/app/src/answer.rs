@@ -197,7 +197,7 @@ impl Answering {
     /// The place that wrote last was this fast.
     fn note_speed(&self, finish: &Finish) {
         let (Some(routed), Some(last)) = (&self.routed, self.ledger.segments().last()) else { return };
-        let Some(speed) = finish.timings.decode_tokens_per_sec else { return };
+        let Some(speed) = finish.passes_per_sec() else { return };
         let own = last.tokens.as_ref().filter(|tokens| !tokens.is_empty()).map(ExactSizeIterator::len);
         let is_all = self.ledger.segments().len() == 1;
         let whole = finish.usage.map(|usage| usage.completion_tokens).filter(|_| is_all);

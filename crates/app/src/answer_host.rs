@@ -27,6 +27,9 @@ use crate::{App, Vitals};
 /// Tokens that an answer should have room for when a context is chosen for it.
 const ANSWER_ROOM: usize = 1_024;
 
+/// No pass over a model's weights is over sooner.
+const SHORTEST_PASS: Duration = Duration::from_millis(1);
+
 /// The host of one answer.
 pub(crate) struct AnswerHost {
     app: App,
@@ -232,6 +235,7 @@ impl Host for AnswerHost {
             guard: Guard::new(setup),
             n_past: asked.demand.prompt_tokens.unwrap_or(0)
                 + asked.demand.running.as_ref().map_or(0, |running| running.tokens),
+            last_token: Duration::ZERO,
             most_tokens: self.request.chat.sampling.max_tokens,
             asked,
         });
@@ -336,6 +340,8 @@ struct Local {
     asked: Asked,
     /// Tokens in its cache.
     n_past: usize,
+    /// After the beginning.
+    last_token: Duration,
     most_tokens: Option<usize>,
 }
 
@@ -343,7 +349,11 @@ impl Watch for AnswerWatch {
     fn token(&mut self, at: Duration) {
         if let Some(local) = &mut self.local {
             local.n_past += 1;
-            local.guard.token(at);
+            // Guesses that were right come with the token before them, and say nothing of the machine's speed.
+            if at.saturating_sub(local.last_token) >= SHORTEST_PASS {
+                local.guard.token(at);
+            }
+            local.last_token = at;
         }
     }
 

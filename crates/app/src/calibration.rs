@@ -102,7 +102,7 @@ impl Sample {
     fn of(header: &ModelHeader, kv_type: KvType, finish: &Finish) -> Self {
         let Some(usage) = finish.usage else { return Self::default() };
         let sound = |speed: &f64| speed.is_finite() && *speed > 0.0;
-        let decode = finish.timings.decode_tokens_per_sec.filter(sound);
+        let decode = finish.passes_per_sec().filter(sound);
         let decode = decode.filter(|_| usage.completion_tokens >= LEAST_ANSWER);
         let prefill = finish.timings.prefill_tokens_per_sec.filter(sound);
         let prefill = prefill.filter(|_| usage.prompt_tokens.saturating_sub(usage.cached_tokens) >= LEAST_PROMPT);

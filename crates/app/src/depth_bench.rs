@@ -153,6 +153,8 @@ impl<'a> DepthBench<'a> {
             return Err(AppError::new(ErrorCode::BadRequest, sentence));
         }
         let (engine, path) = (app.inner.engine.clone(), entry.path.clone());
+        // Prompts of random words would say nothing about guesses.
+        engine.set_guesses(false);
         let ends = tokio::task::spawn_blocking(move || engine.end_tokens(&path)).await;
         let ends = ends.map_err(|error| AppError::internal("reading the tokenizer", &error))??;
         Ok(Self {

@@ -108,6 +108,8 @@ pub struct Timings {
     pub prefill_tokens_per_sec: Option<f64>,
     /// Tokens written per second after the first.
     pub decode_tokens_per_sec: Option<f64>,
+    /// Tokens written that cost no pass of their own, because they had been guessed.
+    pub guessed_tokens: usize,
 }
 
 /// The end of a whole answer.
@@ -119,4 +121,14 @@ pub struct Finish {
     pub usage: Option<Usage>,
     /// How fast it was.
     pub timings: Timings,
+}
+
+impl Finish {
+    /// Passes over the weights per second while it was written: the machine's own speed, which guesses don't change.
+    pub fn passes_per_sec(&self) -> Option<f64> {
+        let speed = self.timings.decode_tokens_per_sec?;
+        let (guessed, tokens) = (self.timings.guessed_tokens, self.usage.map_or(0, |usage| usage.completion_tokens));
+        let passes = if tokens > guessed { (tokens - guessed) as f64 / tokens as f64 } else { 1.0 };
+        Some(speed * passes)
+    }
 }

@@ -103,6 +103,7 @@ async fn a_calibration_is_kept_and_learns_from_answers() {
             ttft: None,
             prefill_tokens_per_sec: None,
             decode_tokens_per_sec: Some(10.0 * kept.decode_tokens_per_sec),
+            guessed_tokens: 0,
         },
     };
     app.note_speed(&kept.model, &finish);

@@ -25,6 +25,8 @@ pub(crate) struct Answer {
     completion_tokens: usize,
     /// Those of them that were drawn here.
     drawn: usize,
+    /// Those of them that needed no pass of their own.
+    guessed: usize,
     first_token: Option<Instant>,
     first_visible: Option<Instant>,
     last_token: Option<Instant>,
@@ -73,6 +75,7 @@ impl Answer {
             most_tokens: job.sampling.max_tokens.map_or(room, |most| most.min(room)),
             completion_tokens: 0,
             drawn: 0,
+            guessed: 0,
             first_token: None,
             first_visible: None,
             last_token: None,
@@ -105,6 +108,11 @@ impl Answer {
         self.last_token = Some(now);
         self.drawn += 1;
         self.accept(job, token)
+    }
+
+    /// So many of the tokens that were taken had been guessed.
+    pub(crate) const fn note_guessed(&mut self, tokens: usize) {
+        self.guessed += tokens;
     }
 
     /// Why the answer ends without `token`, where it does.
@@ -176,6 +184,7 @@ impl Answer {
                 ttft: self.first_visible.map(|first| first - job.accepted),
                 prefill_tokens_per_sec: per_second(run, prefill),
                 decode_tokens_per_sec: per_second(self.drawn.saturating_sub(1), decode_time),
+                guessed_tokens: self.guessed,
             },
         }));
         Ok(())

@@ -29,9 +29,6 @@ pub struct EngineConfig {
     pub threads: Option<usize>,
     /// Answers that are written at the same time, and conversations whose caches are kept. Default 4.
     pub slots: usize,
-    /// Guesses tokens from what was written before, where the answer runs on the CPU: the same text, sooner. Default true.
-    /// On a GPU, products for several tokens round otherwise than for one, and the text could be another.
-    pub guesses: bool,
     /// Where the caches of conversations are kept while their model is not in memory; `None` forgets them.
     pub cache_dir: Option<PathBuf>,
     /// What the files there may take in all; the longest unused are removed. Nothing is written where less than twice
@@ -50,7 +47,6 @@ impl Default for EngineConfig {
             idle_unload: None,
             threads: None,
             slots: 4,
-            guesses: true,
             cache_dir: None,
             cache_dir_limit: Bytes(1 << 30),
             wiring: None,
@@ -243,6 +239,13 @@ impl EngineHandle {
     /// Writes each answer no faster than so many tokens per second, so that the machine cools; `None` as fast as it can.
     pub fn set_pace(&self, tokens_per_sec: Option<f64>) {
         self.shared.relief.set_pace(tokens_per_sec);
+    }
+
+    /// Whether tokens are guessed from what was written before, where answers run on the CPU: the same text, sooner. They
+    /// are, unless this says no. On a GPU they never are: products for several tokens round otherwise than for one there,
+    /// and the text could be another.
+    pub fn set_guesses(&self, guesses: bool) {
+        self.shared.relief.set_guesses(guesses);
     }
 
     /// Ends answers where prompt and answer have so many tokens, as one that is too long ends; `None` is as was asked for.

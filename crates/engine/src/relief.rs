@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chat::Bytes;
@@ -10,6 +10,7 @@ pub(crate) struct Relief {
     pace: AtomicU64,
     /// Tokens of prompt and answer; `usize::MAX` is none.
     cap: AtomicUsize,
+    no_guesses: AtomicBool,
     idle_caches: AtomicU64,
     caches: AtomicU64,
 }
@@ -19,6 +20,7 @@ impl Default for Relief {
         Self {
             pace: AtomicU64::new(0),
             cap: AtomicUsize::new(usize::MAX),
+            no_guesses: AtomicBool::new(false),
             idle_caches: AtomicU64::new(0),
             caches: AtomicU64::new(0),
         }
@@ -37,6 +39,15 @@ impl Relief {
         let pace = f64::from_bits(self.pace.load(Ordering::Relaxed));
         // Whatever was asked for, a step is over within a second.
         (pace > 0.0).then(|| Duration::from_secs_f64((1.0 / pace).min(1.0)))
+    }
+
+    pub(crate) fn set_guesses(&self, guesses: bool) {
+        self.no_guesses.store(!guesses, Ordering::Relaxed);
+    }
+
+    /// Whether tokens are guessed: not while each is to take its time.
+    pub(crate) fn guesses(&self) -> bool {
+        !self.no_guesses.load(Ordering::Relaxed) && self.step().is_none()
     }
 
     pub(crate) fn set_cap(&self, tokens: Option<usize>) {

@@ -168,7 +168,7 @@ impl Worker {
             wiring: config.wiring.clone(),
             own_footprint: config.own_footprint,
             most_slots: config.slots.max(1),
-            guesses: config.guesses && device::open().is_cpu(),
+            guesses: device::open().is_cpu(),
             cache_folder: config.cache_dir.clone().map(|path| CacheFolder::new(path, config.cache_dir_limit)),
             loader,
             waiting: VecDeque::new(),
@@ -511,7 +511,8 @@ impl Resident {
         let input = |running: &mut Running| match &mut running.stage {
             Stage::Decode { lookup, guess, .. } => {
                 let room = running.job.context_len.saturating_sub(lookup.tokens().len());
-                let most = if running.slot.rewinds() { most_guessed.min(room) } else { 0 };
+                let may_guess = running.slot.rewinds() && running.job.relief.guesses();
+                let most = if may_guess { most_guessed.min(room) } else { 0 };
                 *guess = lookup.guess(most).to_vec();
                 // One token, or more where the cache could not be wound back to it.
                 [&lookup.tokens()[running.slot.len()..], guess].concat()
@@ -614,6 +615,7 @@ impl Running {
             right += 1;
         }
         lookup.judge(guess.len(), right);
+        answer.note_guessed(right);
         let wrong = guess.split_off(right).len();
         if wrong > 0 {
             self.slot.keep(self.slot.len() - wrong);

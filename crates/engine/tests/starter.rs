@@ -157,12 +157,15 @@ async fn guesses_change_nothing_in_an_answer() {
     for (name, question, temperature) in [("edit", &edit, 0.0), ("edit", &edit, 0.8), ("chat", &chat, 0.0)] {
         let mut answers = Vec::new();
         for guesses in [false, true] {
-            let engine = EngineHandle::start(EngineConfig { guesses, ..EngineConfig::default() });
+            let engine = EngineHandle::start(EngineConfig::default());
+            engine.set_guesses(guesses);
             let mut request = greedy(vec![question.clone()], 80);
             (request.sampling.temperature, request.sampling.seed) = (Some(temperature), Some(5));
             let (text, finish, _) = read(engine.chat(spec(), request)).await;
             let speed = finish.timings.decode_tokens_per_sec.unwrap();
-            println!("{name} at {temperature}, guesses {guesses}: {speed:.1} tokens/s");
+            let guessed = finish.timings.guessed_tokens;
+            println!("{name} at {temperature}, guesses {guesses}: {guessed} right, {speed:.1} tokens/s");
+            assert_eq!(guessed > 0, guesses && name == "edit", "{name}");
             answers.push((text, finish.reason, finish.usage.unwrap().completion_tokens));
             engine.shutdown().await;
         }

@@ -39,6 +39,7 @@ impl Meter {
             ttft: self.first.map(|first| first.duration_since(self.asked)),
             prefill_tokens_per_sec: told.prefill_tokens_per_sec,
             decode_tokens_per_sec: measured.or(told.decode_tokens_per_sec),
+            guessed_tokens: told.guessed_tokens,
         }
     }
 }
@@ -67,7 +68,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_measured_is_unknown_or_told() {
-        let told = Timings { decode_tokens_per_sec: Some(33.0), prefill_tokens_per_sec: Some(99.0), ttft: None };
+        let told =
+            Timings { decode_tokens_per_sec: Some(33.0), prefill_tokens_per_sec: Some(99.0), ..Timings::default() };
         assert_eq!(meter(&[]).timings(None, None), Timings::default());
         assert_eq!(meter(&[500]).timings(None, None).decode_tokens_per_sec, None);
         assert_eq!(meter(&[500, 501]).timings(None, None).decode_tokens_per_sec, None, "one packet");

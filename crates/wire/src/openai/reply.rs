@@ -272,6 +272,7 @@ fn timings_json(finish: &Finish) -> Option<Value> {
     set("ttft_ms", finish.timings.ttft.map(|ttft| ttft.as_secs_f64() * 1000.0));
     set("prompt_per_second", finish.timings.prefill_tokens_per_sec);
     set("predicted_per_second", finish.timings.decode_tokens_per_sec);
+    set("draft_n_accepted", (finish.timings.guessed_tokens > 0).then_some(finish.timings.guessed_tokens as f64));
     (!timings.is_empty()).then_some(Value::Object(timings))
 }
 
@@ -281,6 +282,7 @@ fn decode_timings(value: &Value) -> Option<Timings> {
         ttft: number("ttft_ms").and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok()),
         prefill_tokens_per_sec: number("prompt_per_second"),
         decode_tokens_per_sec: number("predicted_per_second"),
+        guessed_tokens: number("draft_n_accepted").map_or(0, |count| count as usize),
     };
     (timings != Timings::default()).then_some(timings)
 }
@@ -335,7 +337,8 @@ mod tests {
         let data = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11,"prompt_tokens_details":{"cached_tokens":4}}}"#;
         check(data, &Piece { usage: Some(usage), ..Piece::default() });
         let data = r#"{"choices":[],"timings":{"prompt_n":1,"prompt_per_second":100.5,"predicted_per_second":20.0}}"#;
-        let timings = Timings { ttft: None, prefill_tokens_per_sec: Some(100.5), decode_tokens_per_sec: Some(20.0) };
+        let timings =
+            Timings { prefill_tokens_per_sec: Some(100.5), decode_tokens_per_sec: Some(20.0), ..Timings::default() };
         check(data, &Piece { timings: Some(timings), ..Piece::default() });
         let failed = decode_chunk(r#"{"error":{"message":"out of memory","code":500}}"#).unwrap();
         assert_eq!(failed.error.unwrap().message, "out of memory");
