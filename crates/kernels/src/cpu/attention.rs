@@ -292,7 +292,10 @@ fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
             }
         }
         for l in 0..L {
-            let highest = scores.iter().fold(most[l], |most, scores| larger(most, scores[l]));
+            let mut highest = most[l];
+            for scores in scores.iter() {
+                highest = larger(highest, scores[l]);
+            }
             let kept = exp(differences(most[l], highest));
             most[l] = highest;
             sum[l] = products(sum[l], kept);
@@ -302,7 +305,9 @@ fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
                     *sum += weight;
                 }
             }
-            mixed.iter_mut().for_each(|mixed| mixed[l] = products(mixed[l], kept));
+            for mixed in &mut mixed {
+                mixed[l] = products(mixed[l], kept);
+            }
         }
         attention.values.unpack(tokens, head, (value_width, value_dim), &mut unpacked);
         add_products::<S, L>(&mut mixed, &unpacked, (1, value_dim), scores);
@@ -330,6 +335,7 @@ fn add_products<S: Simd, const L: usize>(
     }
 }
 
+#[expect(clippy::needless_range_loop, reason = "several arrays are walked through side by side")]
 #[inline(always)]
 fn add_products_to<S: Simd, const L: usize, const N: usize>(
     out: &mut [[Lanes; L]; N],
@@ -338,33 +344,55 @@ fn add_products_to<S: Simd, const L: usize, const N: usize>(
     b: &[[Lanes; L]],
 ) {
     assert!(b.is_empty() || (N - 1) * stride + (b.len() - 1) * step < a.len());
-    let mut sums: [[S::Floats; L]; N] = std::array::from_fn(|n| std::array::from_fn(|l| S::from_array(&out[n][l])));
+    // Loops without closures, which would be functions without the processor's instructions.
+    let mut sums = [[S::floats(0.0); L]; N];
+    for n in 0..N {
+        for l in 0..L {
+            sums[n][l] = S::from_array(&out[n][l]);
+        }
+    }
     for (k, b) in b.iter().enumerate() {
-        let b: [S::Floats; L] = std::array::from_fn(|l| S::from_array(&b[l]));
-        for (n, sums) in sums.iter_mut().enumerate() {
+        let mut factors = [S::floats(0.0); L];
+        for l in 0..L {
+            factors[l] = S::from_array(&b[l]);
+        }
+        for n in 0..N {
             // SAFETY: the largest index was looked at above.
             let a = S::floats(unsafe { *a.get_unchecked(n * stride + k * step) });
-            for (sum, b) in sums.iter_mut().zip(b) {
-                *sum = S::multiply_add(a, b, *sum);
+            for l in 0..L {
+                sums[n][l] = S::multiply_add(a, factors[l], sums[n][l]);
             }
         }
     }
-    *out = sums.map(|sums| sums.map(S::to_array));
+    for n in 0..N {
+        for l in 0..L {
+            out[n][l] = S::to_array(sums[n][l]);
+        }
+    }
 }
 
 #[inline(always)]
-fn larger(a: Lanes, b: Lanes) -> Lanes {
-    std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+fn larger(mut a: Lanes, b: Lanes) -> Lanes {
+    for (a, b) in a.iter_mut().zip(b) {
+        *a = if *a > b { *a } else { b };
+    }
+    a
 }
 
 #[inline(always)]
-fn differences(a: Lanes, b: Lanes) -> Lanes {
-    std::array::from_fn(|i| a[i] - b[i])
+fn differences(mut a: Lanes, b: Lanes) -> Lanes {
+    for (a, b) in a.iter_mut().zip(b) {
+        *a -= b;
+    }
+    a
 }
 
 #[inline(always)]
-fn products(a: Lanes, b: Lanes) -> Lanes {
-    std::array::from_fn(|i| a[i] * b[i])
+fn products(mut a: Lanes, b: Lanes) -> Lanes {
+    for (a, b) in a.iter_mut().zip(b) {
+        *a *= b;
+    }
+    a
 }
 
 /// What lanes made of all keys.
