@@ -191,7 +191,22 @@ fn part(keys: &Range<usize>, index: usize) -> Range<usize> {
 }
 
 impl Stored<'_> {
-    /// Writes one head's vectors of `tokens` to `out`, `dim` each of the `width` that are stored.
+    /// One head's vectors of `tokens`, `dim` each of the `width` that are stored: where they are if they are f32, else in
+    /// `buffer`; and how far apart they are.
+    fn vectors<'s>(
+        &'s self,
+        tokens: Range<usize>,
+        (heads, head): (usize, usize),
+        (width, dim): (usize, usize),
+        buffer: &'s mut [f32],
+    ) -> (&'s [f32], usize) {
+        if let Self::F32(numbers) = self {
+            return (&numbers[(tokens.start * heads + head) * width..], heads * width);
+        }
+        self.unpack(tokens, (heads, head), (width, dim), buffer);
+        (buffer, dim)
+    }
+
     fn unpack(
         &self,
         tokens: Range<usize>,
@@ -280,10 +295,10 @@ fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
         let block = first..keys.end.min(first + BLOCK);
         let tokens = block.start - attention.stored.start..block.end - attention.stored.start;
         let head = (kv_heads, *kv_head);
-        attention.keys.unpack(tokens.clone(), head, (key_dim, key_dim), &mut unpacked);
+        let (keys, apart) = attention.keys.vectors(tokens.clone(), head, (key_dim, key_dim), &mut unpacked);
         let scores = &mut scores[..block.len()];
         scores.fill([[0.0; WIDTH]; L]);
-        add_products::<S, L>(scores, &unpacked, (key_dim, 1), &queries);
+        add_products::<S, L>(scores, keys, (apart, 1), &queries);
         if block.start < all_see.start || block.end > all_see.end {
             for (key, scores) in block.clone().zip(scores.iter_mut()) {
                 for (score, (first, end)) in scores.as_flattened_mut().iter_mut().zip(seen.as_flattened()) {
@@ -309,8 +324,8 @@ fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
                 mixed[l] = products(mixed[l], kept);
             }
         }
-        attention.values.unpack(tokens, head, (value_width, value_dim), &mut unpacked);
-        add_products::<S, L>(&mut mixed, &unpacked, (1, value_dim), scores);
+        let (values, apart) = attention.values.vectors(tokens, head, (value_width, value_dim), &mut unpacked);
+        add_products::<S, L>(&mut mixed, values, (1, apart), scores);
     }
     Partial { most: most.to_vec(), sum: sum.to_vec(), mixed: mixed.into_flattened() }
 }
