@@ -207,6 +207,24 @@ impl Stored<'_> {
         (buffer, dim)
     }
 
+    /// Has one head's vectors of `tokens` fetched: they are too short and too far apart for the processor to see them
+    /// coming.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, tokens: Range<usize>, (heads, head): (usize, usize), width: usize) {
+        const LINE: usize = 64;
+        let (start, bytes) = match self {
+            Self::F32(numbers) => (numbers.as_ptr().cast::<u8>(), 4 * width),
+            Self::F16(numbers) => (numbers.as_ptr().cast(), 2 * width),
+            Self::Q8(codes, _) => (codes.as_ptr(), width),
+        };
+        for token in tokens {
+            let vector = start.wrapping_add((token * heads + head) * bytes);
+            for line in 0..bytes.div_ceil(LINE) {
+                S::prefetch(vector.wrapping_add(line * LINE));
+            }
+        }
+    }
+
     fn unpack(
         &self,
         tokens: Range<usize>,
@@ -295,6 +313,8 @@ fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
         let block = first..keys.end.min(first + BLOCK);
         let tokens = block.start - attention.stored.start..block.end - attention.stored.start;
         let head = (kv_heads, *kv_head);
+        attention.values.prefetch::<S>(tokens.clone(), head, value_width);
+        attention.keys.prefetch::<S>(tokens.end..tokens.end + BLOCK, head, key_dim);
         let (keys, apart) = attention.keys.vectors(tokens.clone(), head, (key_dim, key_dim), &mut unpacked);
         let scores = &mut scores[..block.len()];
         scores.fill([[0.0; WIDTH]; L]);
