@@ -191,22 +191,6 @@ fn part(keys: &Range<usize>, index: usize) -> Range<usize> {
 }
 
 impl Stored<'_> {
-    /// One head's vectors of `tokens`, `dim` each of the `width` that are stored: where they are if they are f32, else in
-    /// `buffer`; and how far apart they are.
-    fn vectors<'s>(
-        &'s self,
-        tokens: Range<usize>,
-        (heads, head): (usize, usize),
-        (width, dim): (usize, usize),
-        buffer: &'s mut [f32],
-    ) -> (&'s [f32], usize) {
-        if let Self::F32(numbers) = self {
-            return (&numbers[(tokens.start * heads + head) * width..], heads * width);
-        }
-        self.unpack(tokens, (heads, head), (width, dim), buffer);
-        (buffer, dim)
-    }
-
     /// Has one head's vectors of `tokens` fetched: they are too short and too far apart for the processor to see them
     /// coming.
     #[inline(always)]
@@ -225,6 +209,9 @@ impl Stored<'_> {
         }
     }
 
+    /// Writes one head's vectors of `tokens`, `dim` each of the `width` that are stored, to `out`. Those of f32 too: where
+    /// they are stored, they are a power of two apart and would have to share few lines of the cache.
+    #[inline(always)]
     fn unpack(
         &self,
         tokens: Range<usize>,
@@ -235,7 +222,14 @@ impl Stored<'_> {
         for (token, out) in tokens.zip(out.chunks_exact_mut(dim)) {
             let at = (token * heads + head) * width;
             match self {
-                Self::F32(numbers) => out.copy_from_slice(&numbers[at..at + dim]),
+                Self::F32(numbers) => {
+                    let (from, from_rest) = numbers[at..at + dim].as_chunks::<WIDTH>();
+                    let (to, to_rest) = out.as_chunks_mut::<WIDTH>();
+                    for (to, from) in to.iter_mut().zip(from) {
+                        *to = *from;
+                    }
+                    to_rest.copy_from_slice(from_rest);
+                }
                 Self::F16(numbers) => numbers[at..at + dim].convert_to_f32_slice(out),
                 Self::Q8(codes, all) => {
                     let group = width / scales(width);
@@ -307,7 +301,7 @@ fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
 
     let (mut most, mut sum) = ([[LOWEST; WIDTH]; L], [[0.0; WIDTH]; L]);
     let mut mixed = vec![[[0.0; WIDTH]; L]; value_dim];
-    let mut scores = vec![[[0.0; WIDTH]; L]; BLOCK];
+    let mut scores = [[[0.0; WIDTH]; L]; BLOCK];
     let mut unpacked = vec![0.0; BLOCK * key_dim.max(value_dim)];
     for first in keys.clone().step_by(BLOCK) {
         let block = first..keys.end.min(first + BLOCK);
@@ -315,10 +309,10 @@ fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
         let head = (kv_heads, *kv_head);
         attention.values.prefetch::<S>(tokens.clone(), head, value_width);
         attention.keys.prefetch::<S>(tokens.end..tokens.end + BLOCK, head, key_dim);
-        let (keys, apart) = attention.keys.vectors(tokens.clone(), head, (key_dim, key_dim), &mut unpacked);
+        attention.keys.unpack(tokens.clone(), head, (key_dim, key_dim), &mut unpacked);
         let scores = &mut scores[..block.len()];
         scores.fill([[0.0; WIDTH]; L]);
-        add_products::<S, L>(scores, keys, (apart, 1), &queries);
+        add_products::<S, L>(scores, &unpacked, (key_dim, 1), &queries);
         if block.start < all_see.start || block.end > all_see.end {
             for (key, scores) in block.clone().zip(scores.iter_mut()) {
                 for (score, (first, end)) in scores.as_flattened_mut().iter_mut().zip(seen.as_flattened()) {
@@ -344,8 +338,8 @@ fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
                 mixed[l] = products(mixed[l], kept);
             }
         }
-        let (values, apart) = attention.values.vectors(tokens, head, (value_width, value_dim), &mut unpacked);
-        add_products::<S, L>(&mut mixed, values, (1, apart), scores);
+        attention.values.unpack(tokens, head, (value_width, value_dim), &mut unpacked);
+        add_products::<S, L>(&mut mixed, &unpacked, (1, value_dim), scores);
     }
     Partial { most: most.to_vec(), sum: sum.to_vec(), mixed: mixed.into_flattened() }
 }
