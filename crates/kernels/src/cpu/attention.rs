@@ -4,7 +4,7 @@
 //!
 //! A lane is a query's head; lanes stand side by side in vectors, so that nothing is ever summed across a vector.
 
-#![expect(unsafe_code, reason = "several threads write different parts of an output")]
+#![expect(unsafe_code, reason = "several threads write different parts of an output, and f16 are read as bytes")]
 
 use std::ops::Range;
 
@@ -140,8 +140,8 @@ impl Attention<'_> {
         team::for_each(tiles * splits, |index| {
             let (kv_head, rows) = tile(index / splits);
             let seen = self.seen(&rows);
-            let split = if splits == 1 { seen } else { part(&seen, index % splits) };
-            let task = Task { attention: self, kv_head, rows, keys: split };
+            let keys = if splits == 1 { seen } else { part(&seen, index % splits) };
+            let task = Task { attention: self, kv_head, rows, keys };
             let partial = (!task.keys.is_empty()).then(|| attend(isa, vectors, &task));
             // SAFETY: there is a place for each index.
             unsafe { *to.at(index) = partial };
@@ -212,7 +212,7 @@ impl Stored<'_> {
     /// Writes one head's vectors of `tokens`, `dim` each of the `width` that are stored, to `out`. Those of f32 too: where
     /// they are stored, they are a power of two apart and would have to share few lines of the cache.
     #[inline(always)]
-    fn unpack(
+    fn unpack<S: Simd>(
         &self,
         tokens: Range<usize>,
         (heads, head): (usize, usize),
@@ -230,7 +230,15 @@ impl Stored<'_> {
                     }
                     to_rest.copy_from_slice(from_rest);
                 }
-                Self::F16(numbers) => numbers[at..at + dim].convert_to_f32_slice(out),
+                Self::F16(numbers) => {
+                    let (from, from_rest) = numbers[at..at + dim].as_chunks::<WIDTH>();
+                    let (to, to_rest) = out.as_chunks_mut::<WIDTH>();
+                    for (to, from) in to.iter_mut().zip(from) {
+                        // SAFETY: sixteen numbers of two bytes, of which any are a number.
+                        *to = S::to_array(S::from_f16(unsafe { &*from.as_ptr().cast() }));
+                    }
+                    from_rest.convert_to_f32_slice(to_rest);
+                }
                 Self::Q8(codes, all) => {
                     let group = width / scales(width);
                     let codes = codes[at..at + dim].chunks(group);
@@ -309,7 +317,7 @@ fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
         let head = (kv_heads, *kv_head);
         attention.values.prefetch::<S>(tokens.clone(), head, value_width);
         attention.keys.prefetch::<S>(tokens.end..tokens.end + BLOCK, head, key_dim);
-        attention.keys.unpack(tokens.clone(), head, (key_dim, key_dim), &mut unpacked);
+        attention.keys.unpack::<S>(tokens.clone(), head, (key_dim, key_dim), &mut unpacked);
         let scores = &mut scores[..block.len()];
         scores.fill([[0.0; WIDTH]; L]);
         add_products::<S, L>(scores, &unpacked, (key_dim, 1), &queries);
@@ -338,7 +346,7 @@ fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
                 mixed[l] = products(mixed[l], kept);
             }
         }
-        attention.values.unpack(tokens, head, (value_width, value_dim), &mut unpacked);
+        attention.values.unpack::<S>(tokens, head, (value_width, value_dim), &mut unpacked);
         add_products::<S, L>(&mut mixed, &unpacked, (1, value_dim), scores);
     }
     Partial { most: most.to_vec(), sum: sum.to_vec(), mixed: mixed.into_flattened() }
