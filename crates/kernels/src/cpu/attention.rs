@@ -13,6 +13,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::exp::exp;
+#[cfg(target_arch = "aarch64")]
+use super::tiles::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::tiles::{Avx2, Avx512};
 use super::tiles::{Isa, Scalar, Simd};
@@ -269,6 +271,11 @@ fn attend(isa: Isa, vectors: usize, task: &Task<'_>) -> Partial {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512, _) => unsafe { attend_avx512::<2>(task) },
+        // Nothing here needs the dot product of bytes.
+        #[cfg(target_arch = "aarch64")]
+        (Isa::Neon | Isa::NeonDot, 1) => attend_with::<Neon<false>, 1>(task),
+        #[cfg(target_arch = "aarch64")]
+        (Isa::Neon | Isa::NeonDot, _) => attend_with::<Neon<false>, 2>(task),
     }
 }
 
