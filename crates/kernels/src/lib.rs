@@ -11,6 +11,7 @@ pub mod cpu;
 pub mod metal;
 pub mod packed;
 
+mod add;
 mod attention;
 mod delta_rule;
 mod experts;
@@ -21,6 +22,7 @@ mod kv_q8;
 mod norm;
 mod rope;
 
+pub use add::add;
 pub use attention::{MOST_SCORES, attention, attention_reference, attention_scratch_bytes};
 pub use delta_rule::{DeltaSteps, delta_rule, delta_rule_reference};
 pub use experts::{Gating, Routing, best};

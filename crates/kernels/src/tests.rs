@@ -49,6 +49,12 @@ proptest! {
     }
 
     #[test]
+    fn a_sum_is_candles(tokens in 1_usize..9, width in 1_usize..9_000) {
+        let (a, b) = (random((tokens, width)).unwrap(), random((tokens, width)).unwrap());
+        assert_close(&add(&a, &b).unwrap(), &(a + b).unwrap());
+    }
+
+    #[test]
     fn rope_is_its_reference(
         tokens in 1_usize..9, heads in 1_usize..5, half in 1_usize..40, rest in 0_usize..9, interleaved: bool,
     ) {

@@ -151,6 +151,9 @@ pub(super) fn tiled(
     let Some(len) = tiled_bytes(packing, rows, columns) else { return Ok(None) };
     let no_memory = |error: io::Error| LoadError::Device(candle_core::Error::wrap(error));
     let mut tiles = MmapMut::map_anon(len as usize).map_err(no_memory)?;
+    // Each product walks through all of it: large pages take fewer steps. Advice, which the system may not follow.
+    #[cfg(target_env = "gnu")]
+    let _ = tiles.advise(Advice::HugePage);
     let tile_bytes = len as usize / rows.div_ceil(TILE_ROWS);
     let at_once = (BYTES / tile_bytes).max(1) * tile_bytes;
     for (blocks, tiles) in blocks.cut(at_once).zip(tiles.chunks_mut(at_once)) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use kernels::add;
 
 use super::attention::Attention;
 use super::batch::{Batch, Part};
@@ -221,14 +222,14 @@ impl Layer {
             Mixer::DeltaNet(mixer) => mixer.forward(&normed, batch, parts)?,
             Mixer::ShortConv(mixer) => mixer.forward(&normed, batch, parts)?,
         };
-        let x = (x + normed_by(self.mixer_out_norm.as_ref(), mixed)?)?;
+        let x = add(x, &normed_by(self.mixer_out_norm.as_ref(), mixed)?)?;
         let normed = self.feed_forward_norm.forward(&x)?;
         let made = match &self.feed_forward {
             Block::Dense(dense) => dense.forward(&normed)?,
             Block::Experts(experts) => experts.forward(&normed, &normed, &batch.tokens)?,
             Block::DenseAndExperts(both) => both.forward(&normed, &x, &batch.tokens)?,
         };
-        let mut x = (x + normed_by(self.feed_forward_out_norm.as_ref(), made)?)?;
+        let mut x = add(&x, &normed_by(self.feed_forward_out_norm.as_ref(), made)?)?;
         if let (Some(input), Some(own)) = (&self.per_layer_input, own) {
             let gated = (input.gate.forward(&x)?.gelu()? * own)?;
             x = (x + input.norm.forward(&input.proj.forward(&gated)?)?)?;

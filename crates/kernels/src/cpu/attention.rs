@@ -4,7 +4,7 @@
 //!
 //! A lane is a query's head; lanes stand side by side in vectors, so that nothing is ever summed across a vector.
 
-#![expect(unsafe_code, reason = "several threads write different parts of an output")]
+#![expect(unsafe_code, reason = "several threads write different parts of an output, and f16 are read as bytes")]
 
 use std::ops::Range;
 
@@ -13,6 +13,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::exp::exp;
+#[cfg(target_arch = "aarch64")]
+use super::tiles::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::tiles::{Avx2, Avx512};
 use super::tiles::{Isa, Scalar, Simd};
@@ -140,8 +142,8 @@ impl Attention<'_> {
         team::for_each(tiles * splits, |index| {
             let (kv_head, rows) = tile(index / splits);
             let seen = self.seen(&rows);
-            let split = if splits == 1 { seen } else { part(&seen, index % splits) };
-            let task = Task { attention: self, kv_head, rows, keys: split };
+            let keys = if splits == 1 { seen } else { part(&seen, index % splits) };
+            let task = Task { attention: self, kv_head, rows, keys };
             let partial = (!task.keys.is_empty()).then(|| attend(isa, vectors, &task));
             // SAFETY: there is a place for each index.
             unsafe { *to.at(index) = partial };
@@ -191,8 +193,28 @@ fn part(keys: &Range<usize>, index: usize) -> Range<usize> {
 }
 
 impl Stored<'_> {
-    /// Writes one head's vectors of `tokens` to `out`, `dim` each of the `width` that are stored.
-    fn unpack(
+    /// Has one head's vectors of `tokens` fetched: they are too short and too far apart for the processor to see them
+    /// coming.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, tokens: Range<usize>, (heads, head): (usize, usize), width: usize) {
+        const LINE: usize = 64;
+        let (start, bytes) = match self {
+            Self::F32(numbers) => (numbers.as_ptr().cast::<u8>(), 4 * width),
+            Self::F16(numbers) => (numbers.as_ptr().cast(), 2 * width),
+            Self::Q8(codes, _) => (codes.as_ptr(), width),
+        };
+        for token in tokens {
+            let vector = start.wrapping_add((token * heads + head) * bytes);
+            for line in 0..bytes.div_ceil(LINE) {
+                S::prefetch(vector.wrapping_add(line * LINE));
+            }
+        }
+    }
+
+    /// Writes one head's vectors of `tokens`, `dim` each of the `width` that are stored, to `out`. Those of f32 too: where
+    /// they are stored, they are a power of two apart and would have to share few lines of the cache.
+    #[inline(always)]
+    fn unpack<S: Simd>(
         &self,
         tokens: Range<usize>,
         (heads, head): (usize, usize),
@@ -202,8 +224,23 @@ impl Stored<'_> {
         for (token, out) in tokens.zip(out.chunks_exact_mut(dim)) {
             let at = (token * heads + head) * width;
             match self {
-                Self::F32(numbers) => out.copy_from_slice(&numbers[at..at + dim]),
-                Self::F16(numbers) => numbers[at..at + dim].convert_to_f32_slice(out),
+                Self::F32(numbers) => {
+                    let (from, from_rest) = numbers[at..at + dim].as_chunks::<WIDTH>();
+                    let (to, to_rest) = out.as_chunks_mut::<WIDTH>();
+                    for (to, from) in to.iter_mut().zip(from) {
+                        *to = *from;
+                    }
+                    to_rest.copy_from_slice(from_rest);
+                }
+                Self::F16(numbers) => {
+                    let (from, from_rest) = numbers[at..at + dim].as_chunks::<WIDTH>();
+                    let (to, to_rest) = out.as_chunks_mut::<WIDTH>();
+                    for (to, from) in to.iter_mut().zip(from) {
+                        // SAFETY: sixteen numbers of two bytes, of which any are a number.
+                        *to = S::to_array(S::from_f16(unsafe { &*from.as_ptr().cast() }));
+                    }
+                    from_rest.convert_to_f32_slice(to_rest);
+                }
                 Self::Q8(codes, all) => {
                     let group = width / scales(width);
                     let codes = codes[at..at + dim].chunks(group);
@@ -234,6 +271,11 @@ fn attend(isa: Isa, vectors: usize, task: &Task<'_>) -> Partial {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512, _) => unsafe { attend_avx512::<2>(task) },
+        // Nothing here needs the dot product of bytes.
+        #[cfg(target_arch = "aarch64")]
+        (Isa::Neon | Isa::NeonDot, 1) => attend_with::<Neon<false>, 1>(task),
+        #[cfg(target_arch = "aarch64")]
+        (Isa::Neon | Isa::NeonDot, _) => attend_with::<Neon<false>, 2>(task),
     }
 }
 
@@ -274,13 +316,15 @@ fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
 
     let (mut most, mut sum) = ([[LOWEST; WIDTH]; L], [[0.0; WIDTH]; L]);
     let mut mixed = vec![[[0.0; WIDTH]; L]; value_dim];
-    let mut scores = vec![[[0.0; WIDTH]; L]; BLOCK];
+    let mut scores = [[[0.0; WIDTH]; L]; BLOCK];
     let mut unpacked = vec![0.0; BLOCK * key_dim.max(value_dim)];
     for first in keys.clone().step_by(BLOCK) {
         let block = first..keys.end.min(first + BLOCK);
         let tokens = block.start - attention.stored.start..block.end - attention.stored.start;
         let head = (kv_heads, *kv_head);
-        attention.keys.unpack(tokens.clone(), head, (key_dim, key_dim), &mut unpacked);
+        attention.values.prefetch::<S>(tokens.clone(), head, value_width);
+        attention.keys.prefetch::<S>(tokens.end..tokens.end + BLOCK, head, key_dim);
+        attention.keys.unpack::<S>(tokens.clone(), head, (key_dim, key_dim), &mut unpacked);
         let scores = &mut scores[..block.len()];
         scores.fill([[0.0; WIDTH]; L]);
         add_products::<S, L>(scores, &unpacked, (key_dim, 1), &queries);
@@ -292,7 +336,10 @@ fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
             }
         }
         for l in 0..L {
-            let highest = scores.iter().fold(most[l], |most, scores| larger(most, scores[l]));
+            let mut highest = most[l];
+            for scores in scores.iter() {
+                highest = larger(highest, scores[l]);
+            }
             let kept = exp(differences(most[l], highest));
             most[l] = highest;
             sum[l] = products(sum[l], kept);
@@ -302,9 +349,11 @@ fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
                     *sum += weight;
                 }
             }
-            mixed.iter_mut().for_each(|mixed| mixed[l] = products(mixed[l], kept));
+            for mixed in &mut mixed {
+                mixed[l] = products(mixed[l], kept);
+            }
         }
-        attention.values.unpack(tokens, head, (value_width, value_dim), &mut unpacked);
+        attention.values.unpack::<S>(tokens, head, (value_width, value_dim), &mut unpacked);
         add_products::<S, L>(&mut mixed, &unpacked, (1, value_dim), scores);
     }
     Partial { most: most.to_vec(), sum: sum.to_vec(), mixed: mixed.into_flattened() }
@@ -330,6 +379,7 @@ fn add_products<S: Simd, const L: usize>(
     }
 }
 
+#[expect(clippy::needless_range_loop, reason = "several arrays are walked through side by side")]
 #[inline(always)]
 fn add_products_to<S: Simd, const L: usize, const N: usize>(
     out: &mut [[Lanes; L]; N],
@@ -338,33 +388,55 @@ fn add_products_to<S: Simd, const L: usize, const N: usize>(
     b: &[[Lanes; L]],
 ) {
     assert!(b.is_empty() || (N - 1) * stride + (b.len() - 1) * step < a.len());
-    let mut sums: [[S::Floats; L]; N] = std::array::from_fn(|n| std::array::from_fn(|l| S::from_array(&out[n][l])));
+    // Loops without closures, which would be functions without the processor's instructions.
+    let mut sums = [[S::floats(0.0); L]; N];
+    for n in 0..N {
+        for l in 0..L {
+            sums[n][l] = S::from_array(&out[n][l]);
+        }
+    }
     for (k, b) in b.iter().enumerate() {
-        let b: [S::Floats; L] = std::array::from_fn(|l| S::from_array(&b[l]));
-        for (n, sums) in sums.iter_mut().enumerate() {
+        let mut factors = [S::floats(0.0); L];
+        for l in 0..L {
+            factors[l] = S::from_array(&b[l]);
+        }
+        for n in 0..N {
             // SAFETY: the largest index was looked at above.
             let a = S::floats(unsafe { *a.get_unchecked(n * stride + k * step) });
-            for (sum, b) in sums.iter_mut().zip(b) {
-                *sum = S::multiply_add(a, b, *sum);
+            for l in 0..L {
+                sums[n][l] = S::multiply_add(a, factors[l], sums[n][l]);
             }
         }
     }
-    *out = sums.map(|sums| sums.map(S::to_array));
+    for n in 0..N {
+        for l in 0..L {
+            out[n][l] = S::to_array(sums[n][l]);
+        }
+    }
 }
 
 #[inline(always)]
-fn larger(a: Lanes, b: Lanes) -> Lanes {
-    std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+fn larger(mut a: Lanes, b: Lanes) -> Lanes {
+    for (a, b) in a.iter_mut().zip(b) {
+        *a = if *a > b { *a } else { b };
+    }
+    a
 }
 
 #[inline(always)]
-fn differences(a: Lanes, b: Lanes) -> Lanes {
-    std::array::from_fn(|i| a[i] - b[i])
+fn differences(mut a: Lanes, b: Lanes) -> Lanes {
+    for (a, b) in a.iter_mut().zip(b) {
+        *a -= b;
+    }
+    a
 }
 
 #[inline(always)]
-fn products(a: Lanes, b: Lanes) -> Lanes {
-    std::array::from_fn(|i| a[i] * b[i])
+fn products(mut a: Lanes, b: Lanes) -> Lanes {
+    for (a, b) in a.iter_mut().zip(b) {
+        *a *= b;
+    }
+    a
 }
 
 /// What lanes made of all keys.

@@ -1,12 +1,13 @@
 /// `eˣ` of sixteen values that aren't above zero, within 2⁻²¹ of it; below -87 zero. Plain arithmetic without a branch,
 /// which compilers turn into vectors, unlike a call for each.
 #[inline(always)]
-pub(crate) fn exp(x: [f32; 16]) -> [f32; 16] {
+pub(crate) fn exp(mut all: [f32; 16]) -> [f32; 16] {
     /// Added to a number of less than 23 bits, leaves its nearest whole number in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts, of which products of the first with small whole numbers are exact (Cody and Waite).
     const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
-    x.map(|x| {
+    for value in &mut all {
+        let x = *value;
         let clamped = if x < -87.0 { -87.0 } else { x };
         let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
         let n = rounded - ROUND;
@@ -16,8 +17,9 @@ pub(crate) fn exp(x: [f32; 16]) -> [f32; 16] {
         let power = 1.0 + r + r * r * tail;
         // 2ⁿ, whose exponent is n's lowest bits and 127.
         let scale = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
-        if x < -87.0 { 0.0 } else { power * scale }
-    })
+        *value = if x < -87.0 { 0.0 } else { power * scale };
+    }
+    all
 }
 
 #[cfg(test)]

@@ -43,7 +43,9 @@ fn silu_gate(gate: &mut [f32], up: &[f32]) {
     let ((gate, gate_rest), (up, up_rest)) = (gate.as_chunks_mut::<16>(), up.as_chunks::<16>());
     for (gate, up) in gate.iter_mut().zip(up) {
         // The sigmoid of -|x| and of |x| add up to one.
-        let small = exp(gate.map(|x| -x.abs()));
+        let mut small = *gate;
+        small.iter_mut().for_each(|x| *x = -x.abs());
+        let small = exp(small);
         for ((x, small), up) in gate.iter_mut().zip(small).zip(up) {
             let share = 1.0 / (1.0 + small);
             *x *= if *x < 0.0 { small * share } else { share } * up;

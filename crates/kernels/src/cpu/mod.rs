@@ -1,5 +1,6 @@
 //! Fast versions for the CPU. The only folder that may ask for the processor's architecture.
 
+mod add;
 mod attention;
 mod delta_rule;
 mod exp;
@@ -11,6 +12,7 @@ mod team;
 mod tiles;
 mod unpack_q8;
 
+pub(crate) use add::Add;
 pub(crate) use attention::attention;
 pub(crate) use delta_rule::DeltaRule;
 pub(crate) use gate::SiluGate;

@@ -25,7 +25,10 @@ pub(crate) fn quantize(x: &[f32], groups: &mut [Group]) {
     const ROUND: f32 = 12_582_912.0;
     for (x, group) in x.as_chunks::<GROUP>().0.iter().zip(groups) {
         // As whole numbers, in which a maximum is one instruction and NaN is the largest.
-        let most = x.iter().fold(0, |most: u32, x| most.max(x.to_bits() & 0x7fff_ffff));
+        let mut most = 0;
+        for x in x {
+            most = (x.to_bits() & 0x7fff_ffff).max(most);
+        }
         let most = f32::from_bits(most);
         if most < LEAST {
             *group = Group::default();
@@ -36,14 +39,16 @@ pub(crate) fn quantize(x: &[f32], groups: &mut [Group]) {
         for (code, x) in codes.iter_mut().zip(x) {
             *code = (x * inverse + ROUND).to_bits() as i8;
         }
-        let sum = |half: &[i8]| half.iter().map(|code| i16::from(*code)).sum::<i16>();
-        let code_sums = [sum(&codes[..GROUP / 2]), sum(&codes[GROUP / 2..])];
-        let words = codes.as_chunks::<4>().0;
-        *group = Group {
-            scale,
-            sum: scale * f32::from(code_sums[0] + code_sums[1]),
-            code_sums,
-            codes: std::array::from_fn(|i| i32::from_le_bytes(words[i].map(i8::cast_unsigned))),
-        };
+        let mut code_sums = [0; 2];
+        for (i, code) in codes.iter().enumerate() {
+            code_sums[i / (GROUP / 2)] += i16::from(*code);
+        }
+        group.scale = scale;
+        group.sum = scale * f32::from(code_sums[0] + code_sums[1]);
+        group.code_sums = code_sums;
+        for (word, codes) in group.codes.iter_mut().zip(codes.as_chunks::<4>().0) {
+            let [a, b, c, d] = *codes;
+            *word = i32::from_le_bytes([a.cast_unsigned(), b.cast_unsigned(), c.cast_unsigned(), d.cast_unsigned()]);
+        }
     }
 }

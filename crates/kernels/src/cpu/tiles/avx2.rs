@@ -8,16 +8,6 @@ use super::simd::Simd;
 
 pub(crate) struct Avx2;
 
-#[inline(always)]
-fn both<A: Copy, R>(a: [A; 2], f: impl Fn(A) -> R) -> [R; 2] {
-    [f(a[0]), f(a[1])]
-}
-
-#[inline(always)]
-fn zip<A: Copy, B: Copy, R>(a: [A; 2], b: [B; 2], f: impl Fn(A, B) -> R) -> [R; 2] {
-    [f(a[0], b[0]), f(a[1], b[1])]
-}
-
 // SAFETY of all below: [`Simd`] is only used where the processor has the instructions; loads and stores are of the size of
 // the arrays behind the references, and none needs an alignment.
 impl Simd for Avx2 {
@@ -34,33 +24,40 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn low(codes: [__m256i; 2]) -> [__m256i; 2] {
         // SAFETY: see above.
-        both(codes, |codes| unsafe { _mm256_and_si256(codes, _mm256_set1_epi8(0x0f)) })
+        unsafe {
+            [_mm256_and_si256(codes[0], _mm256_set1_epi8(0x0f)), _mm256_and_si256(codes[1], _mm256_set1_epi8(0x0f))]
+        }
     }
 
     #[inline(always)]
     fn high(codes: [__m256i; 2]) -> [__m256i; 2] {
         // SAFETY: see above.
-        both(codes, |codes| unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(codes), _mm256_set1_epi8(0x0f)) })
+        unsafe { Self::low([_mm256_srli_epi16::<4>(codes[0]), _mm256_srli_epi16::<4>(codes[1])]) }
     }
 
     #[inline(always)]
     fn merge<const LEFT: u32, const RIGHT: u32>(codes: [__m256i; 2], bits: [__m256i; 2], mask: u8) -> [__m256i; 2] {
         // SAFETY: see above.
-        zip(codes, bits, |codes, bits| unsafe {
-            // Shifts by a register, since these take no unsigned constant.
-            let left = _mm256_sll_epi16(bits, _mm_cvtsi32_si128(LEFT.cast_signed()));
-            let bits = _mm256_srl_epi16(left, _mm_cvtsi32_si128(RIGHT.cast_signed()));
-            _mm256_or_si256(codes, _mm256_and_si256(bits, _mm256_set1_epi8(mask.cast_signed())))
-        })
+        unsafe {
+            // Shifts by a register, since the others take no unsigned constant; a compiler knows better.
+            let (left, right) = (_mm_cvtsi32_si128(LEFT.cast_signed()), _mm_cvtsi32_si128(RIGHT.cast_signed()));
+            let mask = _mm256_set1_epi8(mask.cast_signed());
+            let mut merged = codes;
+            for i in 0..2 {
+                let bits = _mm256_srl_epi16(_mm256_sll_epi16(bits[i], left), right);
+                merged[i] = _mm256_or_si256(codes[i], _mm256_and_si256(bits, mask));
+            }
+            merged
+        }
     }
 
     #[inline(always)]
     fn look_up(table: &[u8; 16], codes: [__m256i; 2]) -> [__m256i; 2] {
         // SAFETY: see above.
-        both(codes, |codes| unsafe {
+        unsafe {
             let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
-            _mm256_shuffle_epi8(table, codes)
-        })
+            [_mm256_shuffle_epi8(table, codes[0]), _mm256_shuffle_epi8(table, codes[1])]
+        }
     }
 
     #[inline(always)]
@@ -72,15 +69,18 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn dot(sum: [__m256i; 2], codes: [__m256i; 2], x: i32) -> [__m256i; 2] {
         // SAFETY: see above.
-        zip(sum, codes, |sum, codes| unsafe {
-            let x = _mm256_set1_epi32(x);
-            // Pairs of bytes are added in 16 bits, too few for two products of 255 and 127: even and odd bytes apart.
-            let ones = _mm256_set1_epi16(1);
-            let even = _mm256_maddubs_epi16(_mm256_and_si256(codes, _mm256_set1_epi16(0x00ff)), x);
-            let odd = _mm256_maddubs_epi16(_mm256_andnot_si256(_mm256_set1_epi16(0x00ff), codes), x);
-            let products = _mm256_add_epi32(_mm256_madd_epi16(even, ones), _mm256_madd_epi16(odd, ones));
-            _mm256_add_epi32(sum, products)
-        })
+        unsafe {
+            let (x, ones, even) = (_mm256_set1_epi32(x), _mm256_set1_epi16(1), _mm256_set1_epi16(0x00ff));
+            let mut sums = sum;
+            for i in 0..2 {
+                // Pairs of bytes are added in 16 bits, too few for two products of 255 and 127: even and odd bytes apart.
+                let of_even = _mm256_maddubs_epi16(_mm256_and_si256(codes[i], even), x);
+                let of_odd = _mm256_maddubs_epi16(_mm256_andnot_si256(even, codes[i]), x);
+                let products = _mm256_add_epi32(_mm256_madd_epi16(of_even, ones), _mm256_madd_epi16(of_odd, ones));
+                sums[i] = _mm256_add_epi32(sum[i], products);
+            }
+            sums
+        }
     }
 
     #[inline(always)]
@@ -92,7 +92,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn to_floats(ints: [__m256i; 2]) -> [__m256; 2] {
         // SAFETY: see above.
-        both(ints, |ints| unsafe { _mm256_cvtepi32_ps(ints) })
+        unsafe { [_mm256_cvtepi32_ps(ints[0]), _mm256_cvtepi32_ps(ints[1])] }
     }
 
     #[inline(always)]
@@ -111,7 +111,8 @@ impl Simd for Avx2 {
         // SAFETY: see above.
         unsafe {
             let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
-            both([bytes, _mm_srli_si128::<8>(bytes)], |bytes| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)))
+            let upper = _mm_srli_si128::<8>(bytes);
+            [_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(upper))]
         }
     }
 
@@ -120,7 +121,8 @@ impl Simd for Avx2 {
         // SAFETY: see above.
         unsafe {
             let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
-            both([bytes, _mm_srli_si128::<8>(bytes)], |bytes| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)))
+            let upper = _mm_srli_si128::<8>(bytes);
+            [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(upper))]
         }
     }
 
@@ -144,7 +146,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn multiply(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: see above.
-        zip(a, b, |a, b| unsafe { _mm256_mul_ps(a, b) })
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
     }
 
     #[inline(always)]

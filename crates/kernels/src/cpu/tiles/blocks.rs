@@ -65,10 +65,23 @@ fn plain<S: Simd>(d: S::Floats, d_min: S::Floats) -> Scales<S> {
     Scales { d, d_min, scales: [[0; ROWS]; 16], mins: [[0; ROWS]; 8] }
 }
 
+// Arrays are written out here and below: a closure is a function of its own, which can't be inlined where it would have
+// the processor's instructions.
 #[inline(always)]
 fn nibbles<S: Simd>(block: &[u8], at: usize) -> [S::Codes; 8] {
-    let planes: [S::Codes; 4] = std::array::from_fn(|i| S::load(bytes(block, at + i * PLANE)));
-    std::array::from_fn(|i| if i < 4 { S::low(planes[i]) } else { S::high(planes[i - 4]) })
+    let a = S::load(bytes(block, at));
+    let b = S::load(bytes(block, at + PLANE));
+    let c = S::load(bytes(block, at + 2 * PLANE));
+    let d = S::load(bytes(block, at + 3 * PLANE));
+    [S::low(a), S::low(b), S::low(c), S::low(d), S::high(a), S::high(b), S::high(c), S::high(d)]
+}
+
+#[inline(always)]
+fn looked_up<S: Simd>(table: &[u8; 16], mut codes: [S::Codes; 8]) -> [S::Codes; 8] {
+    for codes in &mut codes {
+        *codes = S::look_up(table, *codes);
+    }
+    codes
 }
 
 #[inline(always)]
@@ -122,10 +135,19 @@ block_of_32!(Q5_1, offset 0, mins true, NIBBLES + PLANE, |block, at| {
 });
 // Their sign bit is turned round, which makes them codes from 0 to 255.
 block_of_32!(Q8_0, offset 128, mins false, 8 * PLANE, |block, at| {
-    std::array::from_fn(|i| S::load(bytes(block, at + i * PLANE)))
+    [
+        S::load(bytes(block, at)),
+        S::load(bytes(block, at + PLANE)),
+        S::load(bytes(block, at + 2 * PLANE)),
+        S::load(bytes(block, at + 3 * PLANE)),
+        S::load(bytes(block, at + 4 * PLANE)),
+        S::load(bytes(block, at + 5 * PLANE)),
+        S::load(bytes(block, at + 6 * PLANE)),
+        S::load(bytes(block, at + 7 * PLANE)),
+    ]
 });
 block_of_32!(Iq4Nl, offset 128, mins false, NIBBLES, |block, at| {
-    nibbles::<S>(block, at).map(|codes| S::look_up(&IQ4_NL_CODES, codes))
+    looked_up::<S>(&IQ4_NL_CODES, nibbles::<S>(block, at))
 });
 
 /// The values of IQ4_NL (`kvalues_iq4nl` of ggml), 128 more each.
@@ -154,7 +176,7 @@ impl Blocks for Mxfp4 {
 
     #[inline(always)]
     fn codes<S: Simd>(block: &[u8], _part: usize) -> [S::Codes; 8] {
-        nibbles::<S>(block, ROWS).map(|codes| S::look_up(&FP4_CODES, codes))
+        looked_up::<S>(&FP4_CODES, nibbles::<S>(block, ROWS))
     }
 }
 
@@ -165,12 +187,12 @@ const K_SCALES: usize = 2 * F16S + SIX_BITS;
 
 #[inline(always)]
 fn six_bits<S: Simd>(block: &[u8]) -> Scales<S> {
-    let packed: [&[u8; ROWS]; 12] = std::array::from_fn(|i| bytes(block, 2 * F16S + i * ROWS));
     let mut scales =
         plain::<S>(S::from_f16(bytes(block, 0)), S::multiply(S::from_f16(bytes(block, F16S)), S::floats(-1.0)));
     for i in 0..4 {
+        let packed: &[u8; 9 * ROWS] = bytes(block, 2 * F16S + i * ROWS);
         for row in 0..ROWS {
-            let [low, high, rest] = [packed[i][row], packed[4 + i][row], packed[8 + i][row]];
+            let [low, high, rest] = [packed[row], packed[4 * ROWS + row], packed[8 * ROWS + row]];
             scales.scales[i][row] = low & 63;
             scales.mins[i][row] = high & 63;
             scales.scales[4 + i][row] = rest & 15 | low >> 6 << 4;

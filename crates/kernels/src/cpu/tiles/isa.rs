@@ -6,6 +6,8 @@ use std::sync::LazyLock;
 
 use super::activations::{self, Group};
 use super::blocks::*;
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 use super::pack::Kind;
 use super::product::{Task, multiply, unpack_row};
 use super::scalar::Scalar;
@@ -22,12 +24,20 @@ pub(crate) enum Isa {
     /// With VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// With the dot-product instructions.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
 }
 
 impl Isa {
     /// Those that this processor has, the fastest last.
     pub(crate) fn available() -> Vec<Self> {
-        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "there are no others"))]
+        #[cfg_attr(
+            not(any(target_arch = "x86_64", target_arch = "aarch64")),
+            expect(unused_mut, reason = "there are no others")
+        )]
         let mut sets = vec![Self::Reference];
         #[cfg(target_arch = "x86_64")]
         {
@@ -39,6 +49,11 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vnni");
             sets.extend(has_avx2.then_some(Self::Avx2));
             sets.extend((has_avx2 && has_avx512).then_some(Self::Avx512));
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            sets.push(Self::Neon);
+            sets.extend(std::arch::is_aarch64_feature_detected!("dotprod").then_some(Self::NeonDot));
         }
         sets
     }
@@ -61,6 +76,10 @@ impl Isa {
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => "neon-dot",
         }
     }
 
@@ -74,6 +93,8 @@ impl Isa {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => unsafe { quantize_avx512(x, groups) },
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon | Self::NeonDot => activations::quantize(x, groups),
         }
     }
 
@@ -123,6 +144,10 @@ impl Isa {
             Self::Avx2 => each_kind!(avx2),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => each_kind!(avx512),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => each_kind!(neon),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => each_kind!(neon_dot),
         }
     }
 }
@@ -130,6 +155,18 @@ impl Isa {
 unsafe fn reference<B: Blocks>(task: &Task<'_>) {
     // SAFETY: as asked of the caller; the set has no instructions of its own.
     unsafe { multiply::<Scalar, B>(task) }
+}
+
+#[cfg(target_arch = "aarch64")]
+unsafe fn neon<B: Blocks>(task: &Task<'_>) {
+    // SAFETY: as asked of the caller; every 64-bit ARM has NEON.
+    unsafe { multiply::<Neon<false>, B>(task) }
+}
+
+#[cfg(target_arch = "aarch64")]
+unsafe fn neon_dot<B: Blocks>(task: &Task<'_>) {
+    // SAFETY: as asked of the caller.
+    unsafe { multiply::<Neon<true>, B>(task) }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -12,6 +12,8 @@ mod avx2;
 mod avx512;
 mod blocks;
 mod isa;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 mod product;
 mod scalar;
@@ -23,6 +25,8 @@ use candle_core::{DType, Device, Result, Storage, Tensor};
 
 use self::activations::{GROUP, Group};
 pub(crate) use self::isa::Isa;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use self::neon::Neon;
 use self::pack::Kind;
 use self::product::{Output, Task};
 pub(crate) use self::scalar::Scalar;

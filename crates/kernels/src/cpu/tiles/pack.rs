@@ -105,21 +105,25 @@ impl Kind {
         let nibble = |at: usize, i: usize| block[at + i % 16] >> (4 * (i / 16)) & 15;
         let fifth = |at: usize, i: usize| (block[at + i / 8] >> (i % 8) & 1) << 4;
         let k_nibble = |at: usize, i: usize| block[at + 32 * (part / 2) + i] >> (4 * (part % 2)) & 15;
-        std::array::from_fn(|i| match self {
-            Self::Q4_0 | Self::IQ4NL => nibble(2, i),
-            Self::Q4_1 => nibble(4, i),
-            Self::MXFP4 => nibble(1, i),
-            Self::Q5_0 => nibble(6, i) | fifth(2, i),
-            Self::Q5_1 => nibble(8, i) | fifth(4, i),
-            Self::Q8_0 => block[2 + i] ^ 0x80,
-            Self::Q4K => k_nibble(16, i),
-            Self::Q5K => k_nibble(48, i) | (block[16 + i] >> part & 1) << 4,
-            Self::Q6K => {
-                let (half, quarter) = (part / 4, part % 4);
-                let low = block[64 * half + 32 * (quarter % 2) + i] >> (4 * (quarter / 2)) & 15;
-                low | (block[128 + 32 * half + i] >> (2 * quarter) & 3) << 4
-            }
-        })
+        let mut codes = [0; 32];
+        for (i, code) in codes.iter_mut().enumerate() {
+            *code = match self {
+                Self::Q4_0 | Self::IQ4NL => nibble(2, i),
+                Self::Q4_1 => nibble(4, i),
+                Self::MXFP4 => nibble(1, i),
+                Self::Q5_0 => nibble(6, i) | fifth(2, i),
+                Self::Q5_1 => nibble(8, i) | fifth(4, i),
+                Self::Q8_0 => block[2 + i] ^ 0x80,
+                Self::Q4K => k_nibble(16, i),
+                Self::Q5K => k_nibble(48, i) | (block[16 + i] >> part & 1) << 4,
+                Self::Q6K => {
+                    let (half, quarter) = (part / 4, part % 4);
+                    let low = block[64 * half + 32 * (quarter % 2) + i] >> (4 * (quarter / 2)) & 15;
+                    low | (block[128 + 32 * half + i] >> (2 * quarter) & 3) << 4
+                }
+            };
+        }
+        codes
     }
 }
 

@@ -60,9 +60,12 @@ unsafe fn tokens<S: Simd, B: Blocks, const T: usize, const R: usize>(
     groups: usize,
     token: usize,
 ) -> usize {
-    let x: [[&[Group]; T]; R] = std::array::from_fn(|r| std::array::from_fn(|t| &x[(r * T + t) * groups..][..groups]));
+    let mut of_tokens = [[x; T]; R];
+    for (i, of_token) in of_tokens.as_flattened_mut().iter_mut().enumerate() {
+        *of_token = &x[i * groups..][..groups];
+    }
     for (i, tile) in task.tiles.chunks_exact(task.tile_bytes).enumerate() {
-        let sums = tile_product::<S, B, T, R>(tile, &x);
+        let sums = tile_product::<S, B, T, R>(tile, &of_tokens);
         let row = (task.first + i) * ROWS;
         let rows = ROWS.min(task.output.rows - row);
         for (t, sums) in sums.as_flattened().iter().enumerate() {
@@ -80,6 +83,7 @@ unsafe fn tokens<S: Simd, B: Blocks, const T: usize, const R: usize>(
     T * R
 }
 
+#[expect(clippy::needless_range_loop, reason = "closures can't be inlined where instructions are, so loops are plain")]
 #[inline(always)]
 fn tile_product<S: Simd, B: Blocks, const T: usize, const R: usize>(
     tile: &[u8],
@@ -100,30 +104,35 @@ fn tile_product<S: Simd, B: Blocks, const T: usize, const R: usize>(
             let codes = B::codes::<S>(block, part);
             let scale = [B::scale(&scales, part, 0), B::scale(&scales, part, 1)];
             let min = B::min(&scales, part);
-            for (sums, x) in sums.iter_mut().zip(x) {
-                let x: [&Group; T] = std::array::from_fn(|t| &x[t][index * parts + part]);
-                let offset = |t: usize, half: usize| {
-                    let both = x[t].code_sums[half] + if B::HAS_HALVES { 0 } else { x[t].code_sums[1] };
-                    S::ints(-B::OFFSET * i32::from(both))
-                };
-                let mut ints: [[S::Ints; 2]; T] =
-                    std::array::from_fn(|t| [offset(t, 0), if B::HAS_HALVES { offset(t, 1) } else { S::ints(0) }]);
-                for (i, codes) in codes.iter().enumerate() {
+            for r in 0..R {
+                let at = index * parts + part;
+                let mut ints = [[S::ints(0); 2]; T];
+                for t in 0..T {
+                    let [first, second] = x[r][t][at].code_sums;
+                    if B::HAS_HALVES {
+                        ints[t] = [S::ints(-B::OFFSET * i32::from(first)), S::ints(-B::OFFSET * i32::from(second))];
+                    } else if B::OFFSET != 0 {
+                        ints[t][0] = S::ints(-B::OFFSET * i32::from(first + second));
+                    }
+                }
+                for i in 0..8 {
+                    let half = if B::HAS_HALVES { i / 4 } else { 0 };
                     for t in 0..T {
-                        let sum = &mut ints[t][if B::HAS_HALVES { i / 4 } else { 0 }];
-                        *sum = S::dot(*sum, *codes, x[t].codes[i]);
+                        ints[t][half] = S::dot(ints[t][half], codes[i], x[r][t][at].codes[i]);
                     }
                 }
                 for t in 0..T {
-                    let token_scale = S::floats(x[t].scale);
-                    let sum = &mut sums[t];
-                    *sum = S::multiply_add(S::to_floats(ints[t][0]), S::multiply(scale[0], token_scale), *sum);
+                    let group = &x[r][t][at];
+                    let token_scale = S::floats(group.scale);
+                    let mut sum = sums[r][t];
+                    sum = S::multiply_add(S::to_floats(ints[t][0]), S::multiply(scale[0], token_scale), sum);
                     if B::HAS_HALVES {
-                        *sum = S::multiply_add(S::to_floats(ints[t][1]), S::multiply(scale[1], token_scale), *sum);
+                        sum = S::multiply_add(S::to_floats(ints[t][1]), S::multiply(scale[1], token_scale), sum);
                     }
                     if B::HAS_MINS {
-                        *sum = S::multiply_add(min, S::floats(x[t].sum), *sum);
+                        sum = S::multiply_add(min, S::floats(group.sum), sum);
                     }
+                    sums[r][t] = sum;
                 }
             }
         }
