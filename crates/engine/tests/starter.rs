@@ -149,7 +149,6 @@ fn is_square(width: f64, height: f64) -> bool {
 
 /// Whole answers, for a guess that was wrong may show only later. Its speed is printed, and never a reason to fail.
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "figures for whoever runs it")]
 async fn guesses_change_nothing_in_an_answer() {
     let edit =
         format!("Rename `width` to `w` in this code and give me all of it, in one block, without a word more.\n{CODE}");

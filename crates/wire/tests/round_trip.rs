@@ -29,6 +29,7 @@ fn finish() -> Finish {
             ttft: Some(Duration::from_millis(250)),
             prefill_tokens_per_sec: Some(800.5),
             decode_tokens_per_sec: Some(42.25),
+            guessed_tokens: 3,
         },
     }
 }
