@@ -43,6 +43,8 @@ pub struct RenderedReader {
     ends: Stops,
     text: AnswerText,
     told: Told,
+    /// What was drawn elsewhere and not told yet, which comes first.
+    untold: Vec<ChatEvent>,
     /// The text of the first token, where its beginning may be missing, and what came of it.
     first: Option<(String, String)>,
     /// The text of each token.
@@ -78,12 +80,12 @@ impl RenderedReader {
     ) -> Result<Self, GenerateError> {
         let ends: Vec<String> = model.tokenizer.ends().map(str::to_owned).collect();
         let text = model.answer_text(prompt, &request.sampling);
-        let mut reader =
-            Self { ends: Stops::new(&ends), text, told: Told::new(written), first: None, model: model.clone() };
+        let (ends, told) = (Stops::new(&ends), Told::new(written));
+        let mut reader = Self { ends, text, told, untold: Vec::new(), first: None, model: model.clone() };
         let mut detokenizer = model.tokenizer.detokenizer();
         for token in &prompt.tokens[prompt.answer_at..] {
             let events = reader.text.push(&detokenizer.push(model.piece(prompt, *token)));
-            reader.untold(events)?;
+            reader.untold = reader.take_untold(events)?;
         }
         Ok(reader)
     }
@@ -119,7 +121,7 @@ impl RenderedReader {
     fn push_whole(&mut self, text: &str) -> Result<Vec<ChatEvent>, GenerateError> {
         let text = self.ends.push(text);
         let events = self.text.push(&text);
-        self.untold(events)
+        self.take_untold(events)
     }
 
     /// Gives what was held, now that nothing follows.
@@ -133,7 +135,7 @@ impl RenderedReader {
         let rest = self.ends.release();
         let mut last = self.text.push(&rest);
         last.extend(self.text.finish());
-        events.extend(self.untold(last)?);
+        events.extend(self.take_untold(last)?);
         Ok(events)
     }
 
@@ -143,8 +145,13 @@ impl RenderedReader {
         self.ends.is_stopped() || self.text.is_stopped()
     }
 
-    fn untold(&mut self, events: Vec<ChatEvent>) -> Result<Vec<ChatEvent>, GenerateError> {
-        events.into_iter().filter_map(|event| self.told.rest(event).transpose()).collect()
+    /// What there was to tell before, and what of `events` is new.
+    fn take_untold(&mut self, events: Vec<ChatEvent>) -> Result<Vec<ChatEvent>, GenerateError> {
+        let mut untold = std::mem::take(&mut self.untold);
+        for event in events {
+            untold.extend(self.told.rest(event)?);
+        }
+        Ok(untold)
     }
 }
 
@@ -225,13 +232,13 @@ mod tests {
         let prompt = model.prompt(request).unwrap();
         let (mut detokenizer, mut text) =
             (model.tokenizer.detokenizer(), model.answer_text(&prompt, &request.sampling));
-        let mut told = Told::default();
+        let (mut told, mut before) = (Told::default(), Told::default());
         let end = tokens.iter().position(|token| model.tokenizer.ends_generation(*token));
         for cut in 0..=end.unwrap_or(tokens.len()) {
-            let written = told.written(&tokens[..cut]);
-            for size in [1, 3, raw.len()] {
-                let rendered =
-                    RenderedAnswer::new(&model, &ChatRequest { written: Some(written.clone()), ..request.clone() });
+            // The last token may be drawn already and its text not told yet.
+            for (told, size) in [(&told, 1), (&told, 3), (&told, raw.len()), (&before, 3)] {
+                let written = Some(told.written(&tokens[..cut]));
+                let rendered = RenderedAnswer::new(&model, &ChatRequest { written, ..request.clone() });
                 let RenderedAnswer { prompt, mut reader, .. } = rendered.unwrap();
                 let begun = prompt.expose().strip_prefix(&conversation).unwrap();
                 let rest: Vec<char> = raw.strip_prefix(begun).unwrap().chars().collect();
@@ -242,6 +249,7 @@ mod tests {
                 whole.add(reader.finish().unwrap());
                 assert_eq!(&whole, expected, "after {begun:?} of {raw:?} in pieces of {size}");
             }
+            before.clone_from(&told);
             if let Some(token) = tokens.get(cut) {
                 told.add(text.push(&detokenizer.push(model.piece(&prompt, *token))));
             }

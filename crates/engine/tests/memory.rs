@@ -93,7 +93,7 @@ async fn memory_is_as_predicted_and_comes_back() {
 
     // Fewer bytes than a process may lock where nobody raised the limit.
     budget.store(6 << 20, Ordering::Relaxed);
-    let most = answer(&engine, 32).await;
+    let most = answer(&engine, 128).await;
     println!("locked {most} of {} that were allowed", Bytes(6 << 20));
     assert!(most > Bytes::ZERO && most <= Bytes(6 << 20), "{most}");
     until_nothing_is_locked().await;

@@ -227,6 +227,10 @@ impl<H: Host> Answer<'_, H> {
                 End::Lost(failure) => failure,
             };
             self.lose(&source.place, &failure).await;
+            if self.said_to_be_whole.is_some() {
+                // It said what it has to say, and would say it again.
+                self.cut_off = None;
+            }
             lost = Some(failure);
         }
     }
