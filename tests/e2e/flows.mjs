@@ -102,11 +102,7 @@ test("a broken file is refused with what is wrong", async () => {
 test("an answer is offloaded, and when the node dies it can be had here", async () => {
   const node = await Node.start();
   const app = await App.start(newFolder());
-  await app.page.click("open-nodes");
-  await app.page.type("node-url", node.url);
-  await app.page.click("node-add");
-  await until("the node to be ready", async () => /ready/i.test((await app.page.text("node-row")) ?? ""));
-  await app.page.click("new-chat");
+  await addNode(app, node);
   await app.page.click("offload-remote");
   await app.ask("What is the capital of France? Answer with one word.");
   assert.match(await app.answered(), /Paris/);
@@ -128,11 +124,7 @@ test("an answer is offloaded, and when the node dies it can be had here", async 
 test("a running answer is moved to a node and back, and says so where it moved", async () => {
   const node = await Node.start();
   const app = await App.start(newFolder());
-  await app.page.click("open-nodes");
-  await app.page.type("node-url", node.url);
-  await app.page.click("node-add");
-  await until("the node to be ready", async () => /ready/i.test((await app.page.text("node-row")) ?? ""));
-  await app.page.click("new-chat");
+  await addNode(app, node);
   await app.ask(LONG);
   for (const [moves, place] of [[1, /then 127\.0\.0\.1/], [2, /then here/i]]) {
     const before = ((await app.answer()) ?? "").length;
@@ -159,6 +151,14 @@ test("a running answer is moved to a node and back, and says so where it moved",
   assert.equal(kept.segments.length, 3);
   await app.end();
 });
+
+async function addNode(app, node) {
+  await app.page.click("open-nodes");
+  await app.page.type("node-url", node.url);
+  await app.page.click("node-add");
+  await until("the node to be ready", async () => /ready/i.test((await app.page.text("node-row")) ?? ""));
+  await app.page.click("new-chat");
+}
 
 /** Drags a file onto the middle of the screen, where the window is. */
 async function drag(path) {

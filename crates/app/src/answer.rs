@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use chat::{ChatEvent, ChatRequest, Finish};
 use engine::{GenerateError, LoadError, LoadSpec};
-use handoff::{Ask, HandoffEvent, Ledger};
+use handoff::{HandoffEvent, Ledger};
 use routing::{LocalModel, Measure, Place, PlaceChoice, fit};
 use store::{ConversationId, MessageId};
 use tokio::sync::mpsc;
@@ -78,7 +78,7 @@ pub(crate) fn start(app: &App, mut request: AnswerRequest) -> Answering {
     let (task, chat) = (app.clone(), request.chat);
     tokio::spawn(async move {
         let _faster_vitals = task.inner.vitals.generating();
-        let answer = Box::pin(handoff::answer(&host, Ask { request: chat }, &sender));
+        let answer = Box::pin(handoff::answer(&host, chat, &sender));
         tokio::select! {
             () = sender.closed() => {}
             _ = answer => {}

@@ -102,28 +102,9 @@ impl Evaluator {
     /// # Errors
     /// When the device fails, for example for want of memory.
     pub fn logits(&self, parts: &mut [(&[u32], &mut EvaluatedSequence)]) -> Result<Vec<Vec<f32>>, GenerateError> {
-        self.run(parts, usize::MAX)
-    }
-
-    /// As [`Self::logits`], of the last token of each part: what a prefill and a decode compute.
-    ///
-    /// # Errors
-    /// When the device fails, for example for want of memory.
-    pub fn last_logits(&self, parts: &mut [(&[u32], &mut EvaluatedSequence)]) -> Result<Vec<Vec<f32>>, GenerateError> {
-        self.run(parts, 1)
-    }
-
-    fn run(
-        &self,
-        parts: &mut [(&[u32], &mut EvaluatedSequence)],
-        most_logits: usize,
-    ) -> Result<Vec<Vec<f32>>, GenerateError> {
         let mut parts: Vec<Part<'_>> = parts
             .iter_mut()
-            .map(|(tokens, sequence)| {
-                let logits = tokens.len().min(most_logits);
-                Part { tokens, cache: &mut sequence.cache, logits }
-            })
+            .map(|(tokens, sequence)| Part { tokens, cache: &mut sequence.cache, logits: tokens.len() })
             .collect();
         let logits = kernels::step(|| self.model.forward(&mut parts))?;
         Ok(logits.to_vec2::<f32>()?)

@@ -110,7 +110,6 @@ pub(crate) struct Worker {
     wiring: Option<Wiring>,
     own_footprint: fn() -> Option<Bytes>,
     most_slots: usize,
-    guesses: bool,
     cache_folder: Option<CacheFolder>,
     loader: Loader,
     waiting: VecDeque<Waiting>,
@@ -168,7 +167,6 @@ impl Worker {
             wiring: config.wiring.clone(),
             own_footprint: config.own_footprint,
             most_slots: config.slots.max(1),
-            guesses: device::open().is_cpu(),
             cache_folder: config.cache_dir.clone().map(|path| CacheFolder::new(path, config.cache_dir_limit)),
             loader,
             waiting: VecDeque::new(),
@@ -382,7 +380,7 @@ impl Worker {
             let wired = pieces.map(|(wiring, pieces)| WiredWeights::new(wiring, pieces));
             let text = job.text.clone();
             let saved = self.cache_folder.as_ref().map(|folder| folder.of_model(&text.gguf, job.kv_type));
-            let (running, free, guesses) = (Vec::new(), FreeSlots::default(), self.guesses);
+            let (running, free, guesses) = (Vec::new(), FreeSlots::default(), device::open().is_cpu());
             self.resident = Some(Resident { text, kv_type: job.kv_type, wired, model, running, free, guesses, saved });
         }
         let header = &job.text.header;

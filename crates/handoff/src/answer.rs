@@ -38,13 +38,6 @@ const MOST_RETURNS: usize = 3;
 /// Events of the old place that wait for the first token of the new one; the old place waits when there are more.
 const HELD_BACK: usize = 512;
 
-/// What is asked.
-#[derive(Clone, Debug, Default)]
-pub struct Ask {
-    /// The request. It needs a seed where tokens are drawn at random: the places that write an answer draw by the same.
-    pub request: ChatRequest,
-}
-
 /// What comes back: `Routed` for every place that is tried, then what it says; one `Finished` or one `Failed` at the end.
 #[derive(Debug)]
 pub enum HandoffEvent<E> {
@@ -76,10 +69,15 @@ pub enum HandoffEvent<E> {
     Failed(E),
 }
 
-/// Writes an answer, and gives the ledger of it at the end. Dropping the future stops it.
-pub async fn answer<H: Host>(host: &H, ask: Ask, events: &mpsc::Sender<HandoffEvent<H::Failure>>) -> Ledger {
-    let tells_tokens = ask.request.tells_tokens;
-    let request = ChatRequest { tells_tokens: true, ..ask.request };
+/// Writes an answer, and gives the ledger of it at the end. Dropping the future stops it. The request needs a seed where
+/// tokens are drawn at random: the places that write an answer draw by the same.
+pub async fn answer<H: Host>(
+    host: &H,
+    request: ChatRequest,
+    events: &mpsc::Sender<HandoffEvent<H::Failure>>,
+) -> Ledger {
+    let tells_tokens = request.tells_tokens;
+    let request = ChatRequest { tells_tokens: true, ..request };
     let (ledger, failed, last_told) = (Ledger::default(), Vec::new(), Instant::now());
     let mut answer = Answer {
         host,

@@ -16,7 +16,7 @@ mod continuation;
 mod host;
 mod ledger;
 
-pub use answer::{Ask, HandoffEvent, answer};
+pub use answer::{HandoffEvent, answer};
 pub use continuation::{CannotContinue, continue_request};
 pub use host::{BackendStream, Failure, Host, Opened, Signal, Takeover, Watch};
 pub use ledger::{Ended, Ledger, LedgerError, Segment};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chat::{Bytes, ChatRequest, Message, Role, SamplingParams};
-use handoff::{Ask, HandoffEvent, Host, Ledger, Opened, Signal, Takeover, Watch, answer};
+use handoff::{HandoffEvent, Host, Ledger, Opened, Signal, Takeover, Watch, answer};
 use routing::{
     Advice, Concern, Continuation, Decision, Demand, LocalModel, Measure, NodeOption, OffloadMode, Outlook, Place,
     PlaceChoice, Policy, Reason, Running, Target, decide, may_leave,
@@ -96,7 +96,7 @@ impl Scenario {
         let request = ChatRequest { messages, sampling, tells_tokens: true, ..ChatRequest::default() };
         let (events, mut received) = mpsc::channel(8);
         let writing = async {
-            let ledger = answer(&host, Ask { request }, &events).await;
+            let ledger = answer(&host, request, &events).await;
             drop(events);
             ledger
         };
