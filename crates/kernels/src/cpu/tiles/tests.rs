@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::packed::PackedType;
 
-const PACKINGS: [Packing; 10] = [
+const PACKINGS: [Packing; 13] = [
     Packing::Candle(GgmlDType::Q4_0),
     Packing::Candle(GgmlDType::Q4_1),
     Packing::Candle(GgmlDType::Q5_0),
@@ -15,6 +15,9 @@ const PACKINGS: [Packing; 10] = [
     Packing::Candle(GgmlDType::Q6K),
     Packing::Ours(PackedType::IQ4NL),
     Packing::Ours(PackedType::MXFP4),
+    Packing::Candle(GgmlDType::Q2K),
+    Packing::Candle(GgmlDType::Q3K),
+    Packing::Ours(PackedType::IQ4XS),
 ];
 
 /// The weights of `blocks` as whoever reads the file's order unpacks them.
@@ -49,6 +52,8 @@ fn blocks(packing: Packing, rows: usize, columns: usize, seed: u64) -> Vec<u8> {
             Packing::Candle(GgmlDType::Q4_1 | GgmlDType::Q5_1 | GgmlDType::Q4K | GgmlDType::Q5K) => {
                 (scale(0), scale(2)).0
             }
+            Packing::Candle(GgmlDType::Q2K) => (scale(80), scale(82)).0,
+            Packing::Candle(GgmlDType::Q3K) => scale(108),
             Packing::Candle(GgmlDType::Q6K) => scale(208),
             Packing::Ours(PackedType::MXFP4) => block[0] = 120 + block[0] % 10,
             _ => scale(0),
