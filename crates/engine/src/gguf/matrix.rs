@@ -75,6 +75,14 @@ impl Matrix {
         matrices.iter().map(product).collect()
     }
 
+    /// The matrix in tiles, if it is.
+    pub(crate) const fn tiles(&self) -> Option<&Tiles<MappedBytes>> {
+        match self {
+            Self::Tiled(tiles) => Some(tiles),
+            _ => None,
+        }
+    }
+
     /// `x` `(tokens, columns)` → `(tokens, rows)`.
     pub(crate) fn product(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {

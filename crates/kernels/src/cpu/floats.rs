@@ -118,20 +118,20 @@ const fn dtype(packing: Packing) -> Option<DType> {
 }
 
 /// Some rows of one matrix, with all tokens.
-struct Task<'a> {
-    dtype: DType,
+pub(super) struct Task<'a> {
+    pub(super) dtype: DType,
     /// The weights of these rows.
-    rows: &'a [u8],
-    row_bytes: usize,
-    x: &'a [f32],
-    columns: usize,
-    tokens: usize,
+    pub(super) rows: &'a [u8],
+    pub(super) row_bytes: usize,
+    pub(super) x: &'a [f32],
+    pub(super) columns: usize,
+    pub(super) tokens: usize,
     /// For the first token and the first of these rows.
-    output: *mut f32,
+    pub(super) output: *mut f32,
     /// From one token to the next.
-    stride: usize,
+    pub(super) stride: usize,
     /// For each of these rows.
-    bias: Option<&'a [f32]>,
+    pub(super) bias: Option<&'a [f32]>,
 }
 
 // SAFETY: each task's rows are its own, and so is what it writes.
@@ -179,7 +179,7 @@ impl<B: AsRef<[u8]>> FloatMatrix<B> {
 
 /// # Safety
 /// The processor has the instructions of `isa`; the task's output has room, and nobody else uses it.
-unsafe fn run(isa: Isa, task: &Task<'_>) {
+pub(super) unsafe fn run(isa: Isa, task: &Task<'_>) {
     macro_rules! each_type {
         ($run:ident) => {
             // SAFETY: as asked of the caller.
