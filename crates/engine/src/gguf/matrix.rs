@@ -132,7 +132,10 @@ mod tests {
                         .unwrap();
                 let matrix = match tiles {
                     Some(tiles) => Matrix::Tiled(Tiles::new(tiles, Packing::Candle(dtype), rows, columns).unwrap()),
-                    None => Matrix::from_candle(Box::new(blocks)).unwrap(),
+                    None => {
+                        let bytes = MappedBytes::made(blocks.data().unwrap().into());
+                        Matrix::Floats(FloatMatrix::new(bytes, Packing::Candle(dtype), rows, columns).unwrap())
+                    }
                 };
                 let product =
                     |at, len| matrix.product(&x.narrow(0, at, len).unwrap()).unwrap().to_vec2::<f32>().unwrap();
