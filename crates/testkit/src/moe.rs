@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::gguf::{GgufBuilder, MERGES, Random, SPECIAL, TINY_TEMPLATE, tiny_words};
+use crate::gguf::{GgufBuilder, Random, SPECIAL, TINY_TEMPLATE, tiny_words};
 
 const LAYERS: usize = 4;
 const HIDDEN: usize = 2048;
@@ -12,6 +12,12 @@ const EXPERTS: usize = 64;
 const EXPERTS_USED: usize = 8;
 const EXPERT_WIDTH: usize = 1024;
 const VOCABULARY: usize = 32_000;
+/// What `tidegate bench --depth` writes, which counts on a token for each word: the tokenizer merges them letter by letter.
+const WORDS: [&str; 32] = [
+    "time", "water", "house", "light", "day", "hand", "work", "night", "river", "stone", "green", "world", "road",
+    "music", "paper", "train", "field", "voice", "table", "glass", "letter", "winter", "summer", "bridge", "garden",
+    "market", "window", "island", "forest", "silver", "horse", "ship",
+];
 
 /// Writes `moe-q4_k.gguf` to `folder`, about 1 GB: four layers of the shape of `OLMoE` 1B-7B, 8 of 64 experts for each
 /// token, as architecture `qwen3moe`, which llama.cpp reads too. Matrices are `Q4_K`, routers and norms f32. Gives its path.
@@ -19,9 +25,22 @@ const VOCABULARY: usize = 32_000;
 /// # Errors
 /// When it cannot be written.
 pub fn write_moe_model(folder: &Path) -> std::io::Result<PathBuf> {
-    let words = tiny_words(&[]);
-    let unused = (words.len()..VOCABULARY).map(|id| format!("unused{id}"));
-    let words: Vec<String> = words.iter().cloned().chain(unused).collect();
+    let mut words = tiny_words(&[]);
+    let mut merges = Vec::new();
+    for word in WORDS {
+        let mut known = "Ġ".to_owned();
+        for letter in word.chars() {
+            let longer = format!("{known}{letter}");
+            if !merges.contains(&format!("{known} {letter}")) {
+                merges.push(format!("{known} {letter}"));
+            }
+            if !words.contains(&longer) {
+                words.push(longer.clone());
+            }
+            known = longer;
+        }
+    }
+    words.extend((words.len()..VOCABULARY).map(|id| format!("unused{id}")));
     let types: Vec<i32> = (0..VOCABULARY).map(|id| if (SPECIAL..SPECIAL + 3).contains(&id) { 3 } else { 1 }).collect();
     let file = GgufBuilder::new()
         .text("general.architecture", "qwen3moe")
@@ -44,7 +63,7 @@ pub fn write_moe_model(folder: &Path) -> std::io::Result<PathBuf> {
         .text("tokenizer.ggml.pre", "gpt-2")
         .texts("tokenizer.ggml.tokens", &words)
         .i32s("tokenizer.ggml.token_type", &types)
-        .texts("tokenizer.ggml.merges", &MERGES.map(|(left, right)| format!("{left} {right}")))
+        .texts("tokenizer.ggml.merges", &merges)
         .u32("tokenizer.ggml.bos_token_id", SPECIAL as u32)
         .u32("tokenizer.ggml.eos_token_id", SPECIAL as u32 + 2)
         .text("tokenizer.chat_template", TINY_TEMPLATE);
