@@ -176,6 +176,7 @@ impl<'a> Weights<'a> {
             return Tiles::new(tiles, packing, rows, columns).map(Matrix::Tiled).map_err(LoadError::Device);
         }
         self.note(&bytes, packing);
+        self.touch(&bytes);
         match self.as_in_file(bytes, packing, rows, columns)? {
             Matrix::Candle(blocks) => Matrix::from_candle(blocks).map_err(LoadError::Device),
             other => Ok(other),
@@ -213,8 +214,12 @@ impl<'a> Weights<'a> {
     /// A matrix of which only rows are looked up.
     pub(crate) fn table(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix, LoadError> {
         let (bytes, packing) = self.packed(name, &[rows, columns])?;
-        if !self.gguf.is_only_looked_up(name) {
+        if self.gguf.is_only_looked_up(name) {
+            // A few rows are read for each token; the rest needn't be in memory.
+            self.report(bytes.len());
+        } else {
             self.note(&bytes, packing);
+            self.touch(&bytes);
         }
         self.as_in_file(bytes, packing, rows, columns)
     }
@@ -241,7 +246,6 @@ impl<'a> Weights<'a> {
         rows: usize,
         columns: usize,
     ) -> Result<Matrix, LoadError> {
-        self.touch(&bytes);
         let matrix = match (packing, &self.device) {
             (Packing::Candle(dtype), Device::Cpu) => {
                 QTensor::new(mapped(bytes, dtype), (rows, columns)).map(Box::new).map(Matrix::Candle)
