@@ -105,7 +105,7 @@ impl Kind {
         let word = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
         let nibbles = |at: usize, i: usize| word(at + 4 * (i % 4)) >> (4 * (i / 4)) & LOW_NIBBLES;
         // Of four bits, each to the lowest of a byte's five: the products don't overlap.
-        let fifths = |at: usize, i: usize| ((word(at) >> (4 * i) & 15) * 0x0020_4081 & LOW_BITS) << 4;
+        let fifths = |at: usize, i: usize| (((word(at) >> (4 * i) & 15) * 0x0020_4081) & LOW_BITS) << 4;
         let k_nibbles = |at: usize, i: usize| word(at + 32 * (part / 2) + 4 * i) >> (4 * (part % 2)) & LOW_NIBBLES;
         let mut codes = [0; 8];
         for (i, code) in codes.iter_mut().enumerate() {
