@@ -10,7 +10,7 @@ use store::{Store, StoreError};
 use vitals::machine;
 
 use crate::App;
-use crate::depth_bench::DepthBench;
+use crate::depth_bench::{DepthBench, TEMPLATE_TOKENS};
 use crate::error::{AppError, ErrorCode};
 
 const SETTING: &str = "calibration";
@@ -174,7 +174,7 @@ impl App {
         let header = entry.usable().ok_or_else(no_model)?.clone();
         let kv_type = self.settings().kv_type();
         let bandwidth = self.measure_bandwidth().await?;
-        let bench = DepthBench::new(self, &entry, PROMPT_TOKENS + ANSWER_TOKENS).await?;
+        let bench = DepthBench::new(self, &entry, PROMPT_TOKENS + ANSWER_TOKENS + TEMPLATE_TOKENS).await?;
         // Each run has words of its own, so that no cache helps it.
         let request = |run: usize| bench.random_prompt(run, PROMPT_TOKENS);
         // Loads the weights and wakes the clocks.

@@ -22,7 +22,7 @@ const WORDS: [&str; 32] = [
 /// A prompt gets as many tokens as are wanted in two or three tries, unless a word is more than one token.
 const TRIES: usize = 8;
 /// A cache that lacks more tokens than a template has after the last message could not be gone back in.
-const TEMPLATE_TOKENS: usize = 64;
+pub(crate) const TEMPLATE_TOKENS: usize = 64;
 
 /// What is to be measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,7 +148,8 @@ impl<'a> DepthBench<'a> {
     pub(crate) async fn new(app: &'a App, entry: &'a ModelEntry, context_len: usize) -> Result<Self, AppError> {
         let no_model = || AppError::new(ErrorCode::NoModel, "There is no model to measure with.");
         let trained = entry.usable().ok_or_else(no_model)?.context_len;
-        if trained < context_len {
+        // 0 is a file that doesn't say.
+        if trained > 0 && trained < context_len {
             let sentence = format!("This takes a context of {context_len} tokens, and the model has {trained}.");
             return Err(AppError::new(ErrorCode::BadRequest, sentence));
         }

@@ -382,10 +382,10 @@ impl Worker {
         Ok(())
     }
 
-    /// Loads a model whose request is on its way, unless another one is at work. What is wrong with it is told to the
-    /// request when it comes.
+    /// Loads a model whose request is on its way, unless another one would have to go: the request may turn out to make no
+    /// sense. What is wrong with the model is told to the request when it comes.
     fn load_ahead(&mut self, ahead: &Ahead) {
-        if self.is_running() || ahead.events.is_closed() || self.shared.stopping.load(Ordering::Relaxed) {
+        if self.resident.is_some() || ahead.events.is_closed() || self.shared.stopping.load(Ordering::Relaxed) {
             return;
         }
         let Ahead { file, context_len, kv_type, events } = ahead;
