@@ -76,7 +76,7 @@ async fn measure<'a>(
         }
     };
     say(&format!("machine   {}, {} cores, {}", report.machine.chip, report.machine.cores, report.machine.os));
-    say(&format!("computes  {}, {threads} threads; memory {:.1} GB/s", app::device_name(), bandwidth / 1e9));
+    say(&format!("computes  {}", report.computes()));
     say(&format!("model     {} · {} · {}", report.model.id, header.quantization, header.file_bytes.file_size()));
     if !report.plan.depths.is_empty() {
         say(&format!("\nmedians of {runs} (least–most), tokens/s"));
@@ -113,6 +113,11 @@ fn row(speed: &DepthSpeed) -> String {
 }
 
 impl Report<'_> {
+    fn computes(&self) -> String {
+        let (device, set) = (app::device_name(), app::instruction_set());
+        format!("{device}, {} threads, {set}; memory {:.1} GB/s", self.threads, self.bandwidth / 1e9)
+    }
+
     fn title(&self) -> String {
         format!("{} on {}, {} threads, Tidegate {}", self.model.id, self.machine.chip, self.threads, VERSION)
     }
@@ -123,7 +128,7 @@ impl Report<'_> {
             "machine": {
                 "model": self.machine.model, "chip": self.machine.chip, "cores": self.machine.cores,
                 "ram_bytes": self.machine.ram.map(|ram| ram.0), "computes": app::device_name(),
-                "bandwidth_bytes_per_sec": self.bandwidth.round(),
+                "instruction_set": app::instruction_set(), "bandwidth_bytes_per_sec": self.bandwidth.round(),
             },
             "os": self.machine.os,
             "engine": format!("Tidegate {VERSION}"),
