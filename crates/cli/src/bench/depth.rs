@@ -8,7 +8,8 @@ use app::vitals::{Machine, machine};
 use app::{App, AppConfig, DepthPlan, DepthSpeed, ModelEntry, Spread, SustainedSpeed};
 use serde_json::{Value, json};
 
-use super::{depth_chart, heat};
+use super::depth_chart::{self, Card};
+use super::heat;
 use crate::args::DepthArgs;
 use crate::style;
 
@@ -33,7 +34,7 @@ pub(super) async fn run(config: AppConfig, args: &DepthArgs, runs: usize, is_jso
     let measured = measure(&app, args, runs, threads, machine, !is_json).await;
     let told = measured.and_then(|report| {
         if let Some(path) = &args.svg {
-            let picture = depth_chart::svg(&report.title(), &report.speeds, &report.sustained);
+            let picture = depth_chart::svg(&report.card(), &report.speeds, &report.sustained);
             std::fs::write(path, picture).with_context(|| format!("cannot write {}", path.display()))?;
         }
         if is_json {
@@ -118,8 +119,22 @@ impl Report<'_> {
         format!("{device}, {} threads, {set}; memory {:.1} GB/s", self.threads, self.bandwidth / 1e9)
     }
 
-    fn title(&self) -> String {
-        format!("{} on {}, {} threads, Tidegate {}", self.model.id, self.machine.chip, self.threads, VERSION)
+    fn card(&self) -> Card {
+        let Machine { chip, cores, ram, os, .. } = &self.machine;
+        let header = self.model.usable();
+        let name = header.and_then(|header| header.name.clone()).unwrap_or_else(|| self.model.id.clone());
+        let packed = header.map_or_else(String::new, |header| format!(" · {}", header.quantization));
+        let ram = ram.map_or_else(String::new, |ram| format!(" · {:.0} GiB", ram.0 as f64 / f64::from(1 << 30)));
+        Card {
+            title: format!("{name}{packed}"),
+            machine: format!("{chip} · {cores} cores{ram} · {os} · {}", self.computes()),
+            prefill_tokens: self.plan.prefill_tokens,
+            decode_tokens: self.plan.decode_tokens,
+            footer: format!(
+                "Tidegate {VERSION} · tidegate bench · medians of {} runs, with the least and the most",
+                self.plan.runs
+            ),
+        }
     }
 
     fn json(&self) -> Value {

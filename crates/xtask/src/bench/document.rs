@@ -38,6 +38,12 @@ pub(super) struct FileFigures {
     pub(super) figures: Figures,
 }
 
+impl FileFigures {
+    pub(super) fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), figures: Figures::new() }
+    }
+}
+
 /// A table of the document: its heading and its lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Table {

@@ -51,6 +51,10 @@ pub(super) struct Sides {
     pub(super) bandwidth_ratios: Vec<f64>,
 }
 
+impl Side {
+    pub(super) const BOTH: &'static [Self] = &[Self::Ours, Self::Theirs];
+}
+
 impl Sides {
     pub(super) fn of(&mut self, side: Side) -> &mut Values {
         match side {

@@ -26,7 +26,7 @@ use crate::steps::Steps;
 use crate::workspace::Workspace;
 pub(crate) use counts::bench_count;
 use document::{FileFigures, Report};
-use figures::{Figures, Machine, of_tidegate};
+use figures::{Machine, Side, of_tidegate};
 use peer::Peer;
 use process::said_by;
 use subjects::{KNOWN, Subject};
@@ -112,7 +112,7 @@ pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     build_release(&mut steps, "cli")?;
     let tidegate = workspace.target.join("release/tidegate");
     let bench = Bench { tidegate, peer, threads: plan.threads, scratch: workspace.target.join("peer/scratch") };
-    let subjects = subjects(workspace, &plan, &bench, &mut steps)?;
+    let (subjects, missing) = subjects(workspace, &plan, &bench, &mut steps)?;
     let path = workspace.root.join("docs/BENCHMARKS.md");
     let read = || fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()));
     let first = subjects.first().context("there is nothing to measure")?;
@@ -125,10 +125,7 @@ pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         load: load(&line_of("uptime", &[])?),
         threads: plan.threads,
         commands: bench.command_lines(workspace, first),
-        files: subjects
-            .iter()
-            .map(|subject| FileFigures { name: subject.name.clone(), figures: Figures::new() })
-            .collect(),
+        files: subjects.iter().map(|subject| FileFigures::new(&subject.name)).chain(missing).collect(),
     };
     if !plan.only.is_empty() {
         document::check_same_machine(&read()?, &report)?;
@@ -153,11 +150,25 @@ pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     steps.all_passed()
 }
 
-/// The files of the plan.
-fn subjects(workspace: &Workspace, plan: &Plan, bench: &Bench, steps: &mut Steps) -> Result<Vec<Subject>> {
-    let mut subjects = Vec::new();
+/// The files of the plan, and those that could not be had.
+fn subjects(
+    workspace: &Workspace,
+    plan: &Plan,
+    bench: &Bench,
+    steps: &mut Steps,
+) -> Result<(Vec<Subject>, Vec<FileFigures>)> {
+    let (mut subjects, mut missing) = (Vec::new(), Vec::new());
     for known in KNOWN.iter().filter(|known| plan.has_file(known.name)) {
-        subjects.push(known.subject(workspace, &bench.peer, steps)?);
+        match known.subject(workspace, &bench.peer) {
+            Ok(subject) => subjects.push(subject),
+            Err(error) => {
+                let mut file = FileFigures::new(&known.title());
+                let parts = known.parts.iter().filter(|part| plan.has_part(**part));
+                parts.for_each(|part| part.fail(Side::BOTH, &format!("{error:#}"), &mut file.figures));
+                missing.push(file);
+                steps.work(known.name, || Err(error));
+            }
+        }
     }
     for model in &plan.models {
         let id = model.to_string_lossy();
@@ -168,7 +179,7 @@ fn subjects(workspace: &Workspace, plan: &Plan, bench: &Bench, steps: &mut Steps
         subject.parts.retain(|part| plan.has_part(*part));
     }
     subjects.retain(|subject| !subject.parts.is_empty());
-    Ok(subjects)
+    Ok((subjects, missing))
 }
 
 /// How long the rest takes, if it takes as long by its work as what is done.

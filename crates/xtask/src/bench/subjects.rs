@@ -26,7 +26,7 @@ pub(super) struct Subject {
 pub(super) struct Known {
     pub(super) name: &'static str,
     origin: Origin,
-    parts: &'static [Part],
+    pub(super) parts: &'static [Part],
 }
 
 #[derive(Clone, Copy)]
@@ -65,22 +65,32 @@ impl Known {
         Self { name, origin: Origin::Quantized(base, matrices), parts: &Part::OF_MODEL }
     }
 
+    /// As the document calls it: its file, without the ending.
+    pub(super) fn title(&self) -> String {
+        match self.origin {
+            Origin::Catalog(id) => id.to_owned(),
+            Origin::Quantized(..) => format!("smollm2-135m-{}", self.name),
+            Origin::Mixture => "moe-8-of-64-q4_k".to_owned(),
+        }
+    }
+
     /// Fetches or makes the file.
-    pub(super) fn subject(&self, workspace: &Workspace, peer: &Peer, steps: &mut Steps) -> Result<Subject> {
+    pub(super) fn subject(&self, workspace: &Workspace, peer: &Peer) -> Result<Subject> {
+        // Its own steps: what fails here is no reason to leave other files out.
+        let mut steps = Steps::new(workspace.notes())?;
+        let title = self.title();
         let file = match self.origin {
-            Origin::Catalog(id) => setup::model(workspace, steps, id)?,
+            Origin::Catalog(id) => setup::model(workspace, &mut steps, id)?,
             Origin::Quantized(base, matrices) => {
-                let unpacked = unpacked(workspace, peer, steps)?;
-                made(workspace, steps, &format!("smollm2-135m-{}.gguf", self.name), |new| {
-                    quantize(peer, &unpacked, new, base, matrices)
-                })?
+                let unpacked = unpacked(workspace, peer, &mut steps)?;
+                made(workspace, &mut steps, &title, |new| quantize(peer, &unpacked, new, base, matrices))?
             }
             Origin::Mixture => {
-                let small = setup::model(workspace, steps, SMALL)?;
-                made(workspace, steps, "moe-8-of-64-q4_k.gguf", |new| moe::write(new, &small))?
+                let small = setup::model(workspace, &mut steps, SMALL)?;
+                made(workspace, &mut steps, &title, |new| moe::write(new, &small))?
             }
         };
-        Ok(Subject::new(file, self.parts))
+        Ok(Subject { name: title, file, parts: self.parts.to_vec() })
     }
 }
 
@@ -96,7 +106,7 @@ impl Subject {
 /// speed, and for nothing else.
 fn unpacked(workspace: &Workspace, peer: &Peer, steps: &mut Steps) -> Result<PathBuf> {
     let small = setup::model(workspace, steps, SMALL)?;
-    made(workspace, steps, "smollm2-135m-f16.gguf", |new| quantize(peer, &small, new, "F16", None))
+    made(workspace, steps, "smollm2-135m-f16", |new| quantize(peer, &small, new, "F16", None))
 }
 
 fn quantize(peer: &Peer, source: &Path, new: &Path, base: &str, matrices: Option<&str>) -> Result<()> {
@@ -109,19 +119,19 @@ fn quantize(peer: &Peer, source: &Path, new: &Path, base: &str, matrices: Option
     said_by(quantize.arg(source).arg(new).arg(base)).map(|_| ())
 }
 
-/// The file of this name in the build folder, made where it isn't there yet.
+/// The file of this title in the build folder, made where it isn't there yet.
 fn made(
     workspace: &Workspace,
     steps: &mut Steps,
-    name: &str,
+    title: &str,
     make: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
     let folder = workspace.target.join("peer/models");
-    let file = folder.join(name);
+    let file = folder.join(format!("{title}.gguf"));
     if !file.exists() {
         fs::create_dir_all(&folder)?;
         let new = file.with_extension("new");
-        steps.work(name, || {
+        steps.work(title, || {
             make(&new)?;
             fs::rename(&new, &file).with_context(|| format!("moving it to {}", file.display()))?;
             Ok("made".to_owned())

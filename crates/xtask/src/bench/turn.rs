@@ -64,6 +64,14 @@ impl Part {
         }
     }
 
+    /// Notes why its figures are missing on some sides.
+    pub(super) fn fail(self, sides: &[Side], reason: &str, figures: &mut Figures) {
+        for figure in self.figures() {
+            let entry = figures.entry(figure).or_default();
+            sides.iter().for_each(|side| entry.of(*side).failure = Some(reason.to_owned()));
+        }
+    }
+
     /// How often a model runs over one token, about; all that the forecast of what remains is made of.
     pub(super) const fn work(self) -> u64 {
         match self {
@@ -110,9 +118,7 @@ impl Bench {
             let mut measured = Measured { figures, side };
             if let Err(error) = self.turn(subject, part, &mut measured) {
                 let reason = format!("{error:#}");
-                for figure in part.figures() {
-                    figures.entry(figure).or_default().of(side).failure = Some(reason.clone());
-                }
+                part.fail(&[side], &reason, figures);
                 failures.push(format!("{}: {reason}", if side == Side::Ours { "Tidegate" } else { "llama.cpp" }));
             }
         }
