@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::line_of;
 use super::process::said_by;
 use crate::steps::Steps;
 use crate::workspace::{Workspace, which};
@@ -52,17 +53,19 @@ pub(crate) fn bench_count(workspace: &Workspace, arguments: &[String]) -> Result
     }
     steps.all_passed()?;
     let path = workspace.root.join("crates/kernels/benches/counts.tsv");
+    let compiler = line_of("rustc", &["--version"])?;
     if writes {
-        fs::write(&path, table(&counts))?;
+        fs::write(&path, table(&compiler, &counts))?;
         println!("written  {}", path.display());
         return Ok(());
     }
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let Comparison { told, grown } = compare(&parse(&text)?, &counts);
     print!("{told}");
+    let before = compiler_of(&text);
     ensure!(
         grown == 0,
-        "{grown} counts grew by more than {:.0} %; where that is right, `make bench-count ARGS=--write` and commit it",
+        "{grown} counts (of {compiler}, before of {before}) grew by more than {:.0} %; where that is right, `make bench-count ARGS=--write` and commit it",
         MOST_GROWTH * 1e2
     );
     Ok(())
@@ -113,12 +116,17 @@ fn count(workspace: &Workspace, valgrind: &Path, program: &Path, set: &str) -> R
     cases.lines().enumerate().map(count).collect()
 }
 
-fn table(counts: &Counts) -> String {
-    counts.iter().fold(String::from("set\tcase\tinstructions\n"), |mut text, ((set, case), count)| {
+/// The counts, under a line that names the compiler.
+fn table(compiler: &str, counts: &Counts) -> String {
+    counts.iter().fold(format!("# {compiler}\n"), |mut text, ((set, case), count)| {
         // Writing to a string can't fail.
         let _ = writeln!(text, "{set}\t{case}\t{count}");
         text
     })
+}
+
+fn compiler_of(table: &str) -> &str {
+    table.lines().next().and_then(|line| line.strip_prefix("# ")).unwrap_or("an unknown compiler")
 }
 
 fn parse(table: &str) -> Result<Counts> {
@@ -169,8 +177,9 @@ mod tests {
     #[test]
     fn a_table_is_read_as_it_was_written() {
         let some = counts(&[("norm", 12), ("product, Q4_0", 34)]);
-        assert_eq!(parse(&table(&some)).unwrap(), some);
-        assert!(parse("set\tcase\tinstructions\navx2\tnorm\n").is_err());
+        let table = table("rustc 1.95", &some);
+        assert_eq!((parse(&table).unwrap(), compiler_of(&table)), (some, "rustc 1.95"));
+        assert!(parse("# rustc\navx2\tnorm\n").is_err());
     }
 
     #[test]
