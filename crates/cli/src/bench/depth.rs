@@ -120,20 +120,21 @@ impl Report<'_> {
     }
 
     fn card(&self) -> Card {
-        let Machine { chip, cores, ram, os, .. } = &self.machine;
+        let Machine { chip, ram, os, .. } = &self.machine;
         let header = self.model.usable();
         let name = header.and_then(|header| header.name.clone()).unwrap_or_else(|| self.model.id.clone());
         let packed = header.map_or_else(String::new, |header| format!(" · {}", header.quantization));
         let ram = ram.map_or_else(String::new, |ram| format!(" · {:.0} GiB", ram.0 as f64 / f64::from(1 << 30)));
+        let runs = match self.plan.runs {
+            1 => "one run".to_owned(),
+            runs => format!("medians of {runs} runs, with the least and the most"),
+        };
         Card {
             title: format!("{name}{packed}"),
-            machine: format!("{chip} · {cores} cores{ram} · {os} · {}", self.computes()),
+            machine: format!("{chip}{ram} · {os} · {}", self.computes()),
             prefill_tokens: self.plan.prefill_tokens,
             decode_tokens: self.plan.decode_tokens,
-            footer: format!(
-                "Tidegate {VERSION} · tidegate bench · medians of {} runs, with the least and the most",
-                self.plan.runs
-            ),
+            footer: format!("Tidegate {VERSION} · tidegate bench · {runs}"),
         }
     }
 

@@ -6,19 +6,19 @@ use kernels::packed::Packing;
 use kernels::{KvFormat, KvLayer, KvNumbers, KvShape, Span};
 
 /// Numbers from −1 to 1.
-pub fn random(shape: &[usize]) -> Result<Tensor> {
+pub(crate) fn random(shape: &[usize]) -> Result<Tensor> {
     let count = shape.iter().product();
     let numbers: Vec<f32> = words(count).map(|word| (word >> 40) as f32 / (1 << 23) as f32 - 1.0).collect();
     Tensor::from_vec(numbers, shape, &Device::Cpu)
 }
 
 /// Blocks of any packing: all bytes are valid, and speed doesn't depend on what they mean.
-pub fn bytes(count: usize) -> Vec<u8> {
+pub(crate) fn bytes(count: usize) -> Vec<u8> {
     words(count.div_ceil(8)).flat_map(u64::to_le_bytes).take(count).collect()
 }
 
 /// A matrix in tiles.
-pub fn matrix(packing: Packing, rows: usize, columns: usize) -> Result<Tiles<Vec<u8>>> {
+pub(crate) fn matrix(packing: Packing, rows: usize, columns: usize) -> Result<Tiles<Vec<u8>>> {
     let blocks = bytes(rows * columns / packing.block_len() * packing.block_bytes());
     let Some(len) = tiled_bytes(packing, rows, columns) else {
         candle_core::bail!("there are no tiles of {packing:?}")
@@ -29,7 +29,7 @@ pub fn matrix(packing: Packing, rows: usize, columns: usize) -> Result<Tiles<Vec
 }
 
 /// A cache that has `tokens` tokens.
-pub fn cache(tokens: usize, kv_heads: usize, head_dim: usize, numbers: KvNumbers) -> Result<KvLayer> {
+pub(crate) fn cache(tokens: usize, kv_heads: usize, head_dim: usize, numbers: KvNumbers) -> Result<KvLayer> {
     let shape = KvShape { kv_heads, key_dim: head_dim, value_dim: head_dim, values_in_keys: false, span: Span::All };
     let mut cache = KvLayer::new(shape, tokens, KvFormat { keys: numbers, values: numbers }, &Device::Cpu);
     let [keys, values] = [random(&[tokens, kv_heads, head_dim])?, random(&[tokens, kv_heads, head_dim])?];

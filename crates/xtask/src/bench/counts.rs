@@ -22,7 +22,7 @@ const MOST_GROWTH: f64 = 0.03;
 /// valgrind runs no AVX-512.
 const SETS: [&str; 2] = ["avx2", "reference"];
 /// The function of `benches/counts.rs` that runs a case.
-const COUNTED: &str = "*counted_by_callgrind*";
+const COUNTED: &str = "counts::counted_by_callgrind";
 
 /// Instructions by instruction set and case.
 type Counts = BTreeMap<(String, String), u64>;
