@@ -108,9 +108,14 @@ mod tests {
             let x = Tensor::randn(0_f32, 1.0, (40, columns), &Device::Cpu).unwrap();
             for dtype in TYPES {
                 let blocks = QTensor::quantize(&weights, dtype).unwrap();
-                let tiles =
-                    tiled(MappedBytes::made(blocks.data().unwrap().into()), Packing::Candle(dtype), rows, columns)
-                        .unwrap();
+                let tiles = tiled(
+                    MappedBytes::made(blocks.data().unwrap().into()),
+                    Packing::Candle(dtype),
+                    rows,
+                    columns,
+                    |_| {},
+                )
+                .unwrap();
                 let matrix = match tiles {
                     Some(tiles) => Matrix::Tiled(Tiles::new(tiles, Packing::Candle(dtype), rows, columns).unwrap()),
                     None => Matrix::from_candle(Box::new(blocks)).unwrap(),

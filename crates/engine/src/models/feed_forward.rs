@@ -3,12 +3,11 @@ use candle_core::MetalDevice;
 use candle_core::{D, Tensor};
 #[cfg(feature = "metal")]
 use kernels::metal::{ChosenExperts, PackedExperts};
-use kernels::{sigmoid, silu_gate};
+use kernels::{Activation, gated};
 
 use super::linear::Linear;
 use crate::LoadError;
 use crate::gguf::Weights;
-use crate::spec::Activation;
 
 /// A gated feed-forward layer: `down(activation(gate(x), up(x)))`. `P` is a matrix, or those of all experts.
 pub(super) struct FeedForward<P = Linear> {
@@ -123,22 +122,6 @@ impl<P> FeedForward<P> {
                 (both.narrow(1, 0, width)?.contiguous()?, both.narrow(1, width, width)?.contiguous()?)
             }
         };
-        one(&self.down_proj, &self.activation.apply(&gate, &up)?)
-    }
-}
-
-impl Activation {
-    fn apply(self, gate: &Tensor, up: &Tensor) -> candle_core::Result<Tensor> {
-        match self {
-            Self::Silu => silu_gate(gate, up),
-            Self::Gelu => gate.gelu()? * up,
-            Self::ClampedSilu { limit } => silu_gate(&gate.minimum(f64::from(limit))?, &up.clamp(-limit, limit)?),
-            Self::ClampedSwiglu { alpha, limit } => {
-                let gate = gate.minimum(f64::from(limit))?;
-                let up = up.clamp(-limit, limit)?;
-                let gate = (&gate * sigmoid(&(&gate * f64::from(alpha))?)?)?;
-                gate * (up + 1.0)?
-            }
-        }
+        one(&self.down_proj, &gated(self.activation, &gate, &up)?)
     }
 }
