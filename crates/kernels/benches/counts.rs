@@ -11,7 +11,7 @@ use candle_core::{DType, Result};
 use inputs::{cache, matrix, random};
 use kernels::cpu::{Tiles, instruction_set};
 use kernels::packed::{PackedMatrix, PackedType, Packing};
-use kernels::{DeltaSteps, KvNumbers, Pairing, add, attention, delta_rule, rms_norm, rope, silu_gate};
+use kernels::{Activation, DeltaSteps, KvNumbers, Pairing, add, attention, delta_rule, gated, rms_norm, rope};
 
 const ROWS: usize = 64;
 const COLUMNS: usize = 1024;
@@ -103,10 +103,12 @@ fn steps_between() -> Result<()> {
         black_box(rms_norm(&x, &weight, 1e-6)?);
         Ok(())
     })?;
-    count("gate, 8 tokens", || {
-        black_box(silu_gate(&x, &y)?);
-        Ok(())
-    })?;
+    for activation in [Activation::Silu, Activation::Gelu] {
+        count(&format!("gate, {activation:?}, 8 tokens"), || {
+            black_box(gated(activation, &x, &y)?);
+            Ok(())
+        })?;
+    }
     count("add, 8 tokens", || {
         black_box(add(&x, &y)?);
         Ok(())
