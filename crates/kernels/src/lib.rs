@@ -22,7 +22,7 @@ mod kv_q8;
 mod norm;
 mod rope;
 
-pub use add::add;
+pub use add::{add, add_rows};
 pub use attention::{MOST_SCORES, attention, attention_reference, attention_scratch_bytes};
 pub use delta_rule::{DeltaSteps, delta_rule, delta_rule_reference};
 pub use experts::{Gating, Routing, best};

@@ -365,3 +365,17 @@ fn an_eight_bit_layer_is_a_layer_of_what_its_values_round_to() -> Result<()> {
     assert_eq!(packed.allocated_bytes(), 8 * 80);
     Ok(())
 }
+
+/// In the order of the rows, each by its weight, on several threads where there are many columns.
+#[test]
+fn rows_are_added_in_order() {
+    let [sum, x] = [3, 4].map(|rows| Tensor::randn(0_f32, 1.0, (rows, 700), &Device::Cpu).unwrap());
+    let (rows, weights) = ([2_u32, 0, 2, 2], [0.5_f32, -1.0, 2.0, 1e-3]);
+    let mut expected = sum.to_vec2::<f32>().unwrap();
+    for ((row, weight), x) in rows.iter().zip(weights).zip(x.to_vec2::<f32>().unwrap()) {
+        expected[*row as usize].iter_mut().zip(x).for_each(|(sum, x)| *sum += x * weight);
+    }
+    assert_eq!(add_rows(&sum, &x, &rows, &weights).unwrap().to_vec2::<f32>().unwrap(), expected);
+    assert!(add_rows(&sum, &x, &[0, 1, 2, 3], &weights).is_err(), "a row that is none");
+    assert!(add_rows(&sum, &x, &rows[..3], &weights[..3]).is_err());
+}

@@ -3,7 +3,7 @@ use candle_core::MetalDevice;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
 use chat::Bytes;
-use kernels::cpu::{TILE_ROWS, Tiles};
+use kernels::cpu::{FloatMatrix, TILE_ROWS, Tiles};
 #[cfg(feature = "metal")]
 use kernels::metal::PackedExperts;
 use kernels::packed::{PackedMatrix, Packing};
@@ -175,7 +175,7 @@ impl<'a> Weights<'a> {
             self.in_use.mapped.push(tiles.clone());
             return Tiles::new(tiles, packing, rows, columns).map(Matrix::Tiled).map_err(LoadError::Device);
         }
-        self.note(&bytes, packing);
+        self.note(&bytes);
         self.touch(&bytes);
         match self.as_in_file(bytes, packing, rows, columns)? {
             Matrix::Candle(blocks) => Matrix::from_candle(blocks).map_err(LoadError::Device),
@@ -204,9 +204,9 @@ impl<'a> Weights<'a> {
         (0..parts).map(|part| self.fastest(bytes.part(part, parts), packing, rows, columns)).collect()
     }
 
-    /// Notes a matrix that is multiplied with, if that reads the file's blocks: of f32 there is a copy.
-    fn note(&mut self, bytes: &MappedBytes, packing: Packing) {
-        if self.device.is_cpu() && packing != Packing::Candle(GgmlDType::F32) {
+    /// Notes a matrix that is multiplied with where it lies in the file.
+    fn note(&mut self, bytes: &MappedBytes) {
+        if self.device.is_cpu() {
             self.in_use.mapped.push(bytes.clone());
         }
     }
@@ -218,7 +218,7 @@ impl<'a> Weights<'a> {
             // A few rows are read for each token; the rest needn't be in memory.
             self.report(bytes.len());
         } else {
-            self.note(&bytes, packing);
+            self.note(&bytes);
             self.touch(&bytes);
         }
         self.as_in_file(bytes, packing, rows, columns)
@@ -247,6 +247,9 @@ impl<'a> Weights<'a> {
         columns: usize,
     ) -> Result<Matrix, LoadError> {
         let matrix = match (packing, &self.device) {
+            (packing, Device::Cpu) if FloatMatrix::<MappedBytes>::can_hold(packing) => {
+                FloatMatrix::new(bytes, packing, rows, columns).map(Matrix::Floats)
+            }
             (Packing::Candle(dtype), Device::Cpu) => {
                 QTensor::new(mapped(bytes, dtype), (rows, columns)).map(Box::new).map(Matrix::Candle)
             }

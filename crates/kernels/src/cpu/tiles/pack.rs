@@ -13,10 +13,13 @@ pub(crate) enum Kind {
     Q5_0,
     Q5_1,
     Q8_0,
+    Q2K,
+    Q3K,
     Q4K,
     Q5K,
     Q6K,
     IQ4NL,
+    IQ4XS,
     MXFP4,
 }
 
@@ -28,10 +31,13 @@ impl Kind {
             Packing::Candle(GgmlDType::Q5_0) => Self::Q5_0,
             Packing::Candle(GgmlDType::Q5_1) => Self::Q5_1,
             Packing::Candle(GgmlDType::Q8_0) => Self::Q8_0,
+            Packing::Candle(GgmlDType::Q2K) => Self::Q2K,
+            Packing::Candle(GgmlDType::Q3K) => Self::Q3K,
             Packing::Candle(GgmlDType::Q4K) => Self::Q4K,
             Packing::Candle(GgmlDType::Q5K) => Self::Q5K,
             Packing::Candle(GgmlDType::Q6K) => Self::Q6K,
             Packing::Ours(PackedType::IQ4NL) => Self::IQ4NL,
+            Packing::Ours(PackedType::IQ4XS) => Self::IQ4XS,
             Packing::Ours(PackedType::MXFP4) => Self::MXFP4,
             _ => return None,
         })
@@ -43,6 +49,50 @@ impl Kind {
             Self::Q4_0 | Self::Q5_0 | Self::Q8_0 | Self::IQ4NL => &[(0, 2)],
             Self::Q4_1 | Self::Q5_1 => &[(0, 2), (2, 2)],
             Self::MXFP4 => &[(0, 1)],
+            Self::Q2K => {
+                const {
+                    &[
+                        (80, 2),
+                        (82, 2),
+                        (0, 1),
+                        (1, 1),
+                        (2, 1),
+                        (3, 1),
+                        (4, 1),
+                        (5, 1),
+                        (6, 1),
+                        (7, 1),
+                        (8, 1),
+                        (9, 1),
+                        (10, 1),
+                        (11, 1),
+                        (12, 1),
+                        (13, 1),
+                        (14, 1),
+                        (15, 1),
+                    ]
+                }
+            }
+            Self::Q3K => {
+                const {
+                    &[
+                        (108, 2),
+                        (96, 1),
+                        (97, 1),
+                        (98, 1),
+                        (99, 1),
+                        (100, 1),
+                        (101, 1),
+                        (102, 1),
+                        (103, 1),
+                        (104, 1),
+                        (105, 1),
+                        (106, 1),
+                        (107, 1),
+                    ]
+                }
+            }
+            Self::IQ4XS => &[(0, 2), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1), (7, 1)],
             Self::Q4K | Self::Q5K => {
                 const {
                     &[
@@ -92,7 +142,9 @@ impl Kind {
     /// Bits of a code.
     const fn bits(self) -> usize {
         match self {
-            Self::Q4_0 | Self::Q4_1 | Self::Q4K | Self::IQ4NL | Self::MXFP4 => 4,
+            Self::Q2K => 2,
+            Self::Q3K => 3,
+            Self::Q4_0 | Self::Q4_1 | Self::Q4K | Self::IQ4NL | Self::IQ4XS | Self::MXFP4 => 4,
             Self::Q5_0 | Self::Q5_1 | Self::Q5K => 5,
             Self::Q6K => 6,
             Self::Q8_0 => 8,
@@ -107,6 +159,7 @@ impl Kind {
         // Of four bits, each to the lowest of a byte's five: the products don't overlap.
         let fifths = |at: usize, i: usize| (((word(at) >> (4 * i) & 15) * 0x0020_4081) & LOW_BITS) << 4;
         let k_nibbles = |at: usize, i: usize| word(at + 32 * (part / 2) + 4 * i) >> (4 * (part % 2)) & LOW_NIBBLES;
+        let crumbs = |at: usize, i: usize| word(at + 32 * (part / 4) + 4 * i) >> (2 * (part % 4)) & LOW_PAIRS;
         let mut codes = [0; 8];
         for (i, code) in codes.iter_mut().enumerate() {
             *code = match self {
@@ -116,6 +169,9 @@ impl Kind {
                 Self::Q5_0 => nibbles(6, i) | fifths(2, i),
                 Self::Q5_1 => nibbles(8, i) | fifths(4, i),
                 Self::Q8_0 => word(2 + 4 * i) ^ 0x8080_8080,
+                Self::IQ4XS => nibbles(8 + 16 * part, i),
+                Self::Q2K => crumbs(16, i),
+                Self::Q3K => crumbs(32, i) | (word(4 * i) >> part & LOW_BITS) << 2,
                 Self::Q4K => k_nibbles(16, i),
                 Self::Q5K => k_nibbles(48, i) | (word(16 + 4 * i) >> part & LOW_BITS) << 4,
                 Self::Q6K => {
@@ -142,7 +198,7 @@ pub(crate) fn pack(kind: Kind, rows: &[u8], row_bytes: usize, block_bytes: usize
             match kind { $(Kind::$kind => pack_kind(Kind::$kind, rows, row_bytes, block_bytes, tile)),* }
         };
     }
-    pack!(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K, IQ4NL, MXFP4);
+    pack!(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, IQ4NL, IQ4XS, MXFP4);
 }
 
 #[inline(always)]
@@ -181,11 +237,17 @@ fn place(bits: usize, codes: [u32; 8], row: usize, to: &mut [u8]) {
         codes.into_iter().enumerate().for_each(|(group, codes)| put(group, codes));
         return;
     }
+    // One bit of all groups.
+    let bit =
+        |bit: usize| codes.iter().enumerate().fold(0, |word, (group, codes)| word | (codes >> bit & LOW_BITS) << group);
     let (lower, upper) = codes.split_at(4);
     let first = match bits {
+        3 => {
+            put(0, bit(2));
+            1
+        }
         5 => {
-            let bit = |word: u32, (group, codes): (usize, &u32)| word | (codes >> 4 & LOW_BITS) << group;
-            put(0, codes.iter().enumerate().fold(0, bit));
+            put(0, bit(4));
             1
         }
         6 => {
@@ -196,6 +258,14 @@ fn place(bits: usize, codes: [u32; 8], row: usize, to: &mut [u8]) {
         }
         _ => 0,
     };
+    if bits < 4 {
+        for (half, codes) in [lower, upper].into_iter().enumerate() {
+            let pairs =
+                codes.iter().enumerate().fold(0, |word, (group, codes)| word | (codes & LOW_PAIRS) << (2 * group));
+            put(first + half, pairs);
+        }
+        return;
+    }
     for (group, (lower, upper)) in lower.iter().zip(upper).enumerate() {
         put(first + group, lower & LOW_NIBBLES | (upper & LOW_NIBBLES) << 4);
     }
