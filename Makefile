@@ -1,8 +1,8 @@
 # Thin names for `cargo xtask …`. scripts/bootstrap.sh installs what xtask itself needs (compiler, Rust, system packages).
-.PHONY: run setup test ci shots bench bindings clean help
+.PHONY: run setup test ci shots bench bench-count bindings clean help
 .DEFAULT_GOAL := help
 
-run setup test ci shots bench bindings:
+run setup test ci shots bench bench-count bindings:
 	@scripts/bootstrap.sh $@ $(ARGS)
 
 # Keeps the models and the caches under ~/.cache/tidegate.
@@ -15,5 +15,6 @@ help:
 	@echo 'make setup     only install what is missing and fetch the starter model'
 	@echo 'make shots     pictures of every view, for people to look at'
 	@echo 'make bench     speed and memory beside llama.cpp (built first: minutes), into docs/BENCHMARKS.md'
+	@echo 'make bench-count  instructions of the kernels, compared with those that are committed'
 	@echo 'make bindings  write ui/src/ipc/bindings.gen.ts anew'
 	@echo 'make clean     remove what was built; models and caches stay'

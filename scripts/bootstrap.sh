@@ -13,6 +13,7 @@ window=(libwebkit2gtk-4.1-dev libayatana-appindicator3-dev librsvg2-dev libxdo-d
 tests=(xvfb openbox dbus-x11 dbus-daemon webkit2gtk-driver imagemagick xdotool chromium procps
   python3-gi gir1.2-gtk-3.0)
 macos_check=(libz3-4 libedit2 libxml2)
+counts=(valgrind)
 kernels=(clang-19) # runs Metal kernels on the CPU; 20 to 22 do as well
 
 say() { printf '%s\n' "$*"; }
@@ -49,6 +50,7 @@ debian_packages() {
     run) ! has_display || wanted+=("${window[@]}") ;;
     setup) wanted+=("${window[@]}") ;;
     test | shots) wanted+=("${window[@]}" "${tests[@]}") ;;
+    bench-count) wanted+=("${counts[@]}") ;;
     ci) wanted+=("${window[@]}" "${tests[@]}" "${macos_check[@]}") ;;
   esac
   local clang

@@ -38,7 +38,7 @@ pub use chat;
 pub use completion::{Completion, CompletionEvent};
 pub use decision_record::{AlternativeRecord, DecisionRecord, ReadingRecord, decision_of, decision_of_segment};
 pub use depth_bench::{DepthPlan, DepthSpeed, Spread, SustainedSpeed};
-pub use engine::{Footprint, KvType, ModelHeader, Perplexity, device_name};
+pub use engine::{Footprint, KvType, ModelHeader, Perplexity, device_name, instruction_set};
 pub use error::{AppError, ErrorCode};
 pub use history::{AskedBy, DecisionEntry, DecisionKind, DecisionNote};
 pub use library::AddHow;

@@ -94,6 +94,12 @@ pub fn device_name() -> String {
     }
 }
 
+/// The instruction set that what runs on the CPU is computed with: `avx2`, `neon-dot`. `TIDEGATE_CPU` chooses another one
+/// that the processor has.
+pub fn instruction_set() -> &'static str {
+    kernels::cpu::instruction_set()
+}
+
 /// Whether models live in a GPU's memory. Where they don't, the GPU's limits say nothing about what fits.
 pub fn computes_on_gpu() -> bool {
     !matches!(open(), Device::Cpu)

@@ -39,7 +39,7 @@ mod wiring;
 mod worker;
 
 pub use bandwidth::measure_bandwidth;
-pub use device::{KvType, computes_on_gpu, device_name};
+pub use device::{KvType, computes_on_gpu, device_name, instruction_set};
 pub use device_fault::DeviceFault;
 pub use error::{GenerateError, LoadError};
 pub use evaluator::{EvaluatedSequence, Evaluator, Perplexity, Unwritten};

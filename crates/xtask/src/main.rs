@@ -35,7 +35,8 @@ const USAGE: &str = "cargo xtask TASK
   ci            test, and what only matters before a change lands: format, lints, docs, licences, macOS
   fuzz          damaged files, templates, answers: `fuzz [--seconds N | --keep] [TARGET…]`
   shots         pictures of every view
-  bench         measure Tidegate beside llama.cpp, which is built first: `bench [--rounds N] [--model MODEL]…`
+  bench         measure Tidegate beside llama.cpp, which is built first: `bench [--rounds N] [--only NAME,…]`
+  bench-count   count the kernels' instructions and compare them with those that are committed: `bench-count [--write]`
   metal-test    run the engine on candle's Metal backend over the emulator (Linux)
   bindings      write ui/src/ipc/bindings.gen.ts anew
   check-deps    which crate may use which
@@ -60,6 +61,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "setup" => setup::setup(&workspace),
         "run" => run::run(&workspace, rest),
         "bench" => bench::bench(&workspace, rest),
+        "bench-count" => bench::bench_count(&workspace, rest),
         "test" => check::test(&workspace),
         "ci" => check::ci(&workspace),
         "fuzz" => fuzz::fuzz(&workspace, rest),

@@ -6,17 +6,17 @@ use app::{PressureStep, PressureThresholds};
 
 use super::pressure::Phase;
 
-pub(super) const WIDTH: f64 = 760.0;
-pub(super) const LEFT: f64 = 78.0;
-pub(super) const RIGHT: f64 = 24.0;
-pub(super) const TOP: f64 = 64.0;
-pub(super) const PANEL: f64 = 128.0;
+const WIDTH: f64 = 760.0;
+const LEFT: f64 = 78.0;
+const RIGHT: f64 = 24.0;
+const TOP: f64 = 64.0;
+const PANEL: f64 = 128.0;
 const BETWEEN: f64 = 44.0;
-pub(super) const BOTTOM: f64 = 50.0;
+const BOTTOM: f64 = 50.0;
 /// Legible on white and on black.
-pub(super) const TEXT: &str = "#808080";
+const TEXT: &str = "#808080";
 const UNGUARDED: &str = "#d9534f";
-pub(super) const GUARDED: &str = "#1f9e89";
+const GUARDED: &str = "#1f9e89";
 
 /// One figure over the memory that was taken.
 struct Panel {
@@ -31,7 +31,7 @@ struct Line {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Scale {
+enum Scale {
     /// From zero.
     Linear,
     /// By powers of ten.
@@ -125,7 +125,7 @@ pub(super) fn svg(phases: &[Phase], thresholds: Option<&PressureThresholds>) -> 
 }
 
 /// The beginning of a picture. It has no background.
-pub(super) fn open(height: f64) -> String {
+fn open(height: f64) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
          font-family=\"system-ui, sans-serif\" font-size=\"12\" fill=\"{TEXT}\">\n"
@@ -150,14 +150,14 @@ fn legend(svg: &mut String, phases: &[Phase]) {
     }
 }
 
-pub(super) struct Axis {
+struct Axis {
     scale: Scale,
-    pub(super) ticks: Vec<f64>,
+    ticks: Vec<f64>,
     top: f64,
 }
 
 impl Axis {
-    pub(super) fn new(scale: Scale, values: &[f64], top: f64) -> Self {
+    fn new(scale: Scale, values: &[f64], top: f64) -> Self {
         let most = values.iter().copied().fold(0.0, f64::max);
         let ticks = match scale {
             Scale::Linear => linear_ticks(most, 4.0),
@@ -172,7 +172,7 @@ impl Axis {
     }
 
     /// Values beyond the ends are drawn at the ends.
-    pub(super) fn y(&self, value: f64) -> f64 {
+    fn y(&self, value: f64) -> f64 {
         let (first, last) = (self.ticks[0], self.ticks[self.ticks.len() - 1]);
         let part = match self.scale {
             Scale::Linear => (value - first) / (last - first),
@@ -228,7 +228,7 @@ fn mark(svg: &mut String, (x, y): (f64, f64), pressure: Option<MemoryPressure>, 
     );
 }
 
-pub(super) fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), colour: &str, more: &str) {
+fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), colour: &str, more: &str) {
     let ((x1, y1), (x2, y2)) = (from, to);
     element(
         svg,
@@ -236,7 +236,7 @@ pub(super) fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), colour: &
     );
 }
 
-pub(super) fn text(svg: &mut String, x: f64, y: f64, anchor: &str, content: &str) {
+fn text(svg: &mut String, x: f64, y: f64, anchor: &str, content: &str) {
     let content = content.replace('&', "&amp;").replace('<', "&lt;");
     element(svg, format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{content}</text>"));
 }

@@ -8,7 +8,8 @@ use app::vitals::{Machine, machine};
 use app::{App, AppConfig, DepthPlan, DepthSpeed, ModelEntry, Spread, SustainedSpeed};
 use serde_json::{Value, json};
 
-use super::{depth_chart, heat};
+use super::depth_chart::{self, Card};
+use super::heat;
 use crate::args::DepthArgs;
 use crate::style;
 
@@ -33,7 +34,7 @@ pub(super) async fn run(config: AppConfig, args: &DepthArgs, runs: usize, is_jso
     let measured = measure(&app, args, runs, threads, machine, !is_json).await;
     let told = measured.and_then(|report| {
         if let Some(path) = &args.svg {
-            let picture = depth_chart::svg(&report.title(), &report.speeds, &report.sustained);
+            let picture = depth_chart::svg(&report.card(), &report.speeds, &report.sustained);
             std::fs::write(path, picture).with_context(|| format!("cannot write {}", path.display()))?;
         }
         if is_json {
@@ -76,7 +77,7 @@ async fn measure<'a>(
         }
     };
     say(&format!("machine   {}, {} cores, {}", report.machine.chip, report.machine.cores, report.machine.os));
-    say(&format!("computes  {}, {threads} threads; memory {:.1} GB/s", app::device_name(), bandwidth / 1e9));
+    say(&format!("computes  {}", report.computes()));
     say(&format!("model     {} · {} · {}", report.model.id, header.quantization, header.file_bytes.file_size()));
     if !report.plan.depths.is_empty() {
         say(&format!("\nmedians of {runs} (least–most), tokens/s"));
@@ -113,8 +114,28 @@ fn row(speed: &DepthSpeed) -> String {
 }
 
 impl Report<'_> {
-    fn title(&self) -> String {
-        format!("{} on {}, {} threads, Tidegate {}", self.model.id, self.machine.chip, self.threads, VERSION)
+    fn computes(&self) -> String {
+        let (device, set) = (app::device_name(), app::instruction_set());
+        format!("{device}, {} threads, {set}; memory {:.1} GB/s", self.threads, self.bandwidth / 1e9)
+    }
+
+    fn card(&self) -> Card {
+        let Machine { chip, ram, os, .. } = &self.machine;
+        let header = self.model.usable();
+        let name = header.and_then(|header| header.name.clone()).unwrap_or_else(|| self.model.id.clone());
+        let packed = header.map_or_else(String::new, |header| format!(" · {}", header.quantization));
+        let ram = ram.map_or_else(String::new, |ram| format!(" · {:.0} GiB", ram.0 as f64 / f64::from(1 << 30)));
+        let runs = match self.plan.runs {
+            1 => "one run".to_owned(),
+            runs => format!("medians of {runs} runs, with the least and the most"),
+        };
+        Card {
+            title: format!("{name}{packed}"),
+            machine: format!("{chip}{ram} · {os} · {}", self.computes()),
+            prefill_tokens: self.plan.prefill_tokens,
+            decode_tokens: self.plan.decode_tokens,
+            footer: format!("Tidegate {VERSION} · tidegate bench · {runs}"),
+        }
     }
 
     fn json(&self) -> Value {
@@ -123,7 +144,7 @@ impl Report<'_> {
             "machine": {
                 "model": self.machine.model, "chip": self.machine.chip, "cores": self.machine.cores,
                 "ram_bytes": self.machine.ram.map(|ram| ram.0), "computes": app::device_name(),
-                "bandwidth_bytes_per_sec": self.bandwidth.round(),
+                "instruction_set": app::instruction_set(), "bandwidth_bytes_per_sec": self.bandwidth.round(),
             },
             "os": self.machine.os,
             "engine": format!("Tidegate {VERSION}"),

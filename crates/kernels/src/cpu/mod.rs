@@ -25,7 +25,7 @@ pub(crate) use packed::packed_product;
 pub(crate) use parts::Parts;
 pub(crate) use rope::Rope;
 pub(crate) use store::store;
-pub use tiles::{TILE_ROWS, Tiles, tile, tiled_bytes};
+pub use tiles::{TILE_ROWS, Tiles, instruction_set, tile, tiled_bytes};
 pub(crate) use unpack_q8::UnpackQ8;
 
 use candle_core::{CpuStorage, Layout, Result, WithDType};

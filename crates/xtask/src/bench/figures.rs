@@ -26,11 +26,42 @@ pub(super) enum Figure {
     PeakMemory,
 }
 
-/// What was measured on both sides, run by run.
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Ours,
+    Theirs,
+}
+
+/// What was measured of one figure on one side.
+#[derive(Debug, Default)]
+pub(super) struct Values {
+    /// Run by run.
+    pub(super) values: Vec<f64>,
+    /// Why the last run that failed did.
+    pub(super) failure: Option<String>,
+}
+
+/// What was measured of one figure.
 #[derive(Debug, Default)]
 pub(super) struct Sides {
-    pub(super) ours: Vec<f64>,
-    pub(super) theirs: Vec<f64>,
+    pub(super) ours: Values,
+    pub(super) theirs: Values,
+    /// The part of the memory's bandwidth that our decode reaches.
+    pub(super) bandwidth_ratios: Vec<f64>,
+}
+
+impl Side {
+    pub(super) const BOTH: &'static [Self] = &[Self::Ours, Self::Theirs];
+}
+
+impl Sides {
+    pub(super) fn of(&mut self, side: Side) -> &mut Values {
+        match side {
+            Side::Ours => &mut self.ours,
+            Side::Theirs => &mut self.theirs,
+        }
+    }
 }
 
 pub(super) type Figures = BTreeMap<Figure, Sides>;
@@ -90,6 +121,8 @@ pub(super) struct Machine {
     pub(super) cores: u64,
     pub(super) os: String,
     pub(super) engine: String,
+    /// What products on the CPU are computed with.
+    pub(super) instruction_set: String,
     pub(super) ram_bytes: u64,
     pub(super) bandwidth_bytes_per_sec: f64,
 }
@@ -98,7 +131,6 @@ pub(super) struct Machine {
 #[derive(Debug, Default)]
 pub(super) struct OurRun {
     pub(super) machine: Machine,
-    pub(super) quantization: String,
     pub(super) figures: Vec<(Figure, f64)>,
     /// Per figure of decode, the part of the memory's bandwidth that it reaches.
     pub(super) bandwidth_ratios: Vec<(Figure, f64)>,
@@ -112,10 +144,11 @@ pub(super) fn of_tidegate(output: &str) -> Result<OurRun> {
         cores: json["machine"]["cores"].as_u64().unwrap_or(0),
         os: text(&json["os"]),
         engine: text(&json["engine"]),
+        instruction_set: text(&json["machine"]["instruction_set"]),
         ram_bytes: json["machine"]["ram_bytes"].as_u64().unwrap_or(0),
         bandwidth_bytes_per_sec: json["machine"]["bandwidth_bytes_per_sec"].as_f64().unwrap_or(0.0),
     };
-    let mut run = OurRun { machine, quantization: text(&json["quantization"]), ..OurRun::default() };
+    let mut run = OurRun { machine, ..OurRun::default() };
     let tokens = json["prefill_tokens"].as_u64().context("it says no prefill_tokens")?;
     for row in json["rows"].as_array().context("it has no rows")? {
         let depth = row["depth"].as_u64().context("a row has no depth")?;
@@ -150,15 +183,16 @@ pub(super) fn median(figures: &[f64]) -> Option<f64> {
 mod tests {
     use super::*;
 
-    const OURS: &str = r#"{"machine": {"chip": "M3", "cores": 8, "ram_bytes": 1, "bandwidth_bytes_per_sec": 1e11},
-        "os": "macOS 26.1", "engine": "Tidegate 0.1.0", "quantization": "Q4_K_M", "prefill_tokens": 512, "rows": [
+    const OURS: &str = r#"{"machine": {"chip": "M3", "cores": 8, "ram_bytes": 1, "bandwidth_bytes_per_sec": 1e11,
+        "instruction_set": "neon-dot"}, "os": "macOS 26.1", "engine": "Tidegate 0.1.0", "quantization": "Q4_K_M", "prefill_tokens": 512, "rows": [
         {"depth": 0, "prefill_tokens_per_sec": 300.5, "decode_tokens_per_sec": 60.0, "bandwidth_ratio": 0.5},
         {"depth": 2048, "prefill_tokens_per_sec": null, "decode_tokens_per_sec": 50.0, "bandwidth_ratio": 0.4}]}"#;
 
     #[test]
     fn our_output_is_read() {
         let run = of_tidegate(OURS).unwrap();
-        assert_eq!((run.machine.chip.as_str(), run.machine.cores, run.quantization.as_str()), ("M3", 8, "Q4_K_M"));
+        let machine = &run.machine;
+        assert_eq!((machine.chip.as_str(), machine.cores, machine.instruction_set.as_str()), ("M3", 8, "neon-dot"));
         let expected = [
             (Figure::Prefill { tokens: 512, depth: 0 }, 300.5),
             (Figure::Decode { depth: 0 }, 60.0),

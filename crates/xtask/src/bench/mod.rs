@@ -1,179 +1,212 @@
 //! `make bench`: Tidegate beside llama.cpp on the same files with as many threads, in turn, into docs/BENCHMARKS.md.
-//! `figures.rs` is what is compared, `document.rs` how it is told.
+//!
+//! `subjects.rs` is which files, `turn.rs` what is run of each, `figures.rs` what comes out, `document.rs` how it is told.
+//! `counts.rs` is `make bench-count`.
 
+mod counts;
 mod document;
 mod figures;
+mod moe;
 mod peer;
+mod process;
 mod server;
+mod subjects;
+mod turn;
 
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::run::build_release;
 use crate::setup;
-use crate::steps::{Steps, shell_line};
+use crate::steps::Steps;
 use crate::workspace::Workspace;
-use document::{ModelFigures, Report};
-use figures::{Figure, Machine, median, of_llama_bench, of_tidegate};
+pub(crate) use counts::bench_count;
+use document::{FileFigures, Report};
+use figures::{Machine, Side, of_tidegate};
 use peer::Peer;
-use server::Server;
+use process::said_by;
+use subjects::{KNOWN, Subject};
+use turn::{Bench, Part};
 
-const USAGE: &str = "cargo xtask bench [--rounds N] [--threads N] [--model MODEL]… [--no-quantizations]
-  --rounds            how often either side has its turn; medians count (5)
-  --threads           of each side (one for each core)
-  --model             a further GGUF file, or a name of models/catalog.toml, beside the starter model
-  --no-quantizations  leave the quantizations of a small model out";
-/// Tokens of context for each of the four answers of a server.
-const CONTEXT: usize = 4096;
-/// What is requantized.
-const SMALL: &str = "smollm2-135m-instruct-q4_1";
-const TOGETHER: usize = 4;
-/// What llama-quantize makes of the small model; the name, the base type and the type of all matrices where that differs.
-const QUANTIZATIONS: [(&str, &str, Option<&str>); 7] = [
-    ("q4_0", "Q4_0", None),
-    ("q4_1", "Q4_1", None),
-    ("q5_k_m", "Q5_K_M", None),
-    ("q6_k", "Q6_K", None),
-    ("q8_0", "Q8_0", None),
-    ("f16", "F16", None),
-    // As a base type it is for experts alone.
-    ("mxfp4", "Q8_0", Some("mxfp4")),
+const USAGE: &str = "cargo xtask bench [--rounds N] [--threads N] [--only NAME,…] [--model MODEL]…
+  --rounds   how often either side has its turn; medians count (3)
+  --threads  of each side (one for each core)
+  --only     some files (0.5b, 1.5b, gemma, q4_0, q4_1, q5_k_m, q6_k, q8_0, f16, mxfp4, moe), some measurements (decode,
+             prefill, server, start), or some measurements of some files; the document keeps its other rows
+  --model    a further GGUF file, or a name of models/catalog.toml";
+/// What products on the CPU may be computed with, as Linux and macOS call it.
+const FEATURES: [&str; 18] = [
+    "avx2",
+    "fma",
+    "f16c",
+    "avx_vnni",
+    "avx512f",
+    "avx512bw",
+    "avx512vl",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
+    "FEAT_DotProd",
+    "FEAT_I8MM",
+    "FEAT_SME",
 ];
-/// One token of most vocabularies each; a long conversation is made of them.
-const WORDS: [&str; 8] = ["river", "stone", "garden", "winter", "bridge", "island", "music", "light"];
 
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
     rounds: usize,
     threads: usize,
+    /// Files and parts; all where none are named.
+    only: Vec<String>,
     models: Vec<PathBuf>,
-    has_quantizations: bool,
 }
 
 impl Plan {
     fn parse(arguments: &[String]) -> Result<Self> {
-        let mut plan = Self { rounds: 5, threads: cores(), models: Vec::new(), has_quantizations: true };
+        let mut plan = Self { rounds: 3, threads: cores(), only: Vec::new(), models: Vec::new() };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let mut value = || rest.next().with_context(|| format!("{argument} wants a value\n{USAGE}"));
             match argument.as_str() {
                 "--rounds" => plan.rounds = value()?.parse().context("--rounds wants a number")?,
                 "--threads" => plan.threads = value()?.parse().context("--threads wants a number")?,
+                "--only" => plan.only.extend(value()?.split(',').map(str::to_owned)),
                 "--model" => plan.models.push(PathBuf::from(value()?)),
-                "--no-quantizations" => plan.has_quantizations = false,
                 other => bail!("what is `{other}`?\n{USAGE}"),
             }
         }
         ensure!(plan.rounds > 0 && plan.threads > 0, "there is nothing to measure with none\n{USAGE}");
+        let is_known = |name: &str| Part::NAMES.contains(&name) || KNOWN.iter().any(|known| known.name == name);
+        if let Some(unknown) = plan.only.iter().find(|name| !is_known(name)) {
+            bail!("--only knows no `{unknown}`\n{USAGE}");
+        }
         Ok(plan)
     }
-}
 
-/// Both programs on one machine.
-struct Bench {
-    tidegate: PathBuf,
-    peer: Peer,
-    threads: usize,
-}
+    /// Whether the file that `--only` calls `name` is measured.
+    fn has_file(&self, name: &str) -> bool {
+        self.only.iter().all(|only| Part::NAMES.contains(&only.as_str())) || self.only.iter().any(|only| only == name)
+    }
 
-/// A file and how much of it is measured.
-struct Subject {
-    file: PathBuf,
-    /// A long context and the servers too, not only the products of matrices.
-    is_whole: bool,
-}
-
-#[derive(Clone, Copy)]
-enum Side {
-    Ours,
-    Theirs,
-}
-
-/// What either side does in one turn.
-#[derive(Clone, Copy)]
-enum Part {
-    /// The model alone: `tidegate bench` and `llama-bench`.
-    Prompt(Lengths),
-    /// A server, asked over HTTP.
-    Server,
-    /// The command line, from its start to its first byte.
-    Start,
-}
-
-/// Tokens of a prefill and of a decode, and how often they run, in the words of a command line.
-#[derive(Clone, Copy)]
-struct Lengths {
-    prefill: &'static str,
-    decode: &'static str,
-    is_deep: bool,
-    runs: &'static str,
-}
-
-impl Part {
-    const OF_MATRICES: [Self; 2] = [
-        Self::Prompt(Lengths { prefill: "512", decode: "128", is_deep: true, runs: "1" }),
-        Self::Prompt(Lengths { prefill: "32", decode: "0", is_deep: false, runs: "5" }),
-    ];
-    const ALL: [Self; 4] = [Self::OF_MATRICES[0], Self::OF_MATRICES[1], Self::Server, Self::Start];
-}
-
-impl Lengths {
-    const fn depths(self, subject: &Subject) -> &'static str {
-        if self.is_deep && subject.is_whole { "0,2048" } else { "0" }
+    fn has_part(&self, part: Part) -> bool {
+        let mut parts = self.only.iter().filter(|only| Part::NAMES.contains(&only.as_str())).peekable();
+        parts.peek().is_none() || parts.any(|only| only == part.name())
     }
 }
 
 /// `cargo xtask bench`.
 pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let plan = Plan::parse(arguments)?;
+    let started = Instant::now();
     let mut steps = Steps::new(workspace.notes())?;
     let starter = setup::starter_model(workspace, &mut steps)?;
     let peer = Peer::ensure(workspace, &mut steps)?;
     build_release(&mut steps, "cli")?;
-    let bench = Bench { tidegate: workspace.target.join("release/tidegate"), peer, threads: plan.threads };
-    let mut subjects = vec![Subject { file: starter, is_whole: true }];
-    for model in plan.models {
-        let file = if model.exists() { model } else { setup::model(workspace, &mut steps, &model.to_string_lossy())? };
-        subjects.push(Subject { file, is_whole: true });
-    }
-    if plan.has_quantizations {
-        let files = bench.quantizations(workspace, &mut steps)?;
-        subjects.extend(files.into_iter().map(|file| Subject { file, is_whole: false }));
-    }
-    let mut report = Report {
-        machine: Machine::default(),
-        commit: commit(workspace)?,
-        rustc: said_by(Command::new("rustc").arg("--version"))?,
-        peer: bench.peer.version.clone(),
-        load: load(&said_by(&mut Command::new("uptime"))?),
-        threads: plan.threads,
-        rounds: plan.rounds,
-        commands: bench.commands(workspace, &subjects[0]),
-        models: Vec::new(),
-    };
-    for subject in &subjects {
-        let name = subject.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut model = ModelFigures { file: name.clone(), ..ModelFigures::default() };
-        for round in 1..=plan.rounds {
-            steps.work(&format!("{name}, round {round} of {}", plan.rounds), || {
-                let machine = bench.round(subject, round, &mut model)?;
-                report.machine = machine;
-                Ok(String::new())
-            });
-        }
-        report.models.push(model);
-    }
-    steps.all_passed()?;
+    let tidegate = workspace.target.join("release/tidegate");
+    let bench = Bench { tidegate, peer, threads: plan.threads, scratch: workspace.target.join("peer/scratch") };
+    let (subjects, missing) = subjects(workspace, &plan, &bench, &mut steps)?;
     let path = workspace.root.join("docs/BENCHMARKS.md");
-    let document = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    fs::write(&path, document::with_report(&document, &report)?)?;
-    println!("written  {}", path.display());
-    Ok(())
+    let read = || fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()));
+    let first = subjects.first().context("there is nothing to measure")?;
+    let mut report = Report {
+        machine: machine(&bench, starter)?,
+        features: features(),
+        measured: measured(workspace)?,
+        rustc: line_of("rustc", &["--version"])?,
+        peer: bench.peer.version.clone(),
+        load: load(&line_of("uptime", &[])?),
+        threads: plan.threads,
+        commands: bench.command_lines(workspace, first),
+        files: subjects.iter().map(|subject| FileFigures::new(&subject.name)).chain(missing).collect(),
+    };
+    if !plan.only.is_empty() {
+        document::check_same_machine(&read()?, &report)?;
+    }
+    let mut left = Left::new(plan.rounds, &subjects);
+    // Round after round over all files: what disturbs the machine for a minute is in one round of a figure, not in all.
+    for round in 1..=plan.rounds {
+        for (subject, file) in subjects.iter().zip(&mut report.files) {
+            for part in &subject.parts {
+                let name = format!("{round}/{} {} {part}", plan.rounds, subject.name);
+                steps.work(&name, || {
+                    let (told, failures) = bench.turns(subject, *part, round, &mut file.figures);
+                    ensure!(failures.is_empty(), "{}\n{told}", failures.join("\n"));
+                    Ok(format!("{told}  {}", left.after(subject, *part)))
+                });
+            }
+        }
+        // After each round: who stops this keeps what is there.
+        fs::write(&path, document::with_report(&read()?, &report, !plan.only.is_empty())?)?;
+        println!("written  {}, {} min so far", path.display(), started.elapsed().as_secs() / 60);
+    }
+    steps.all_passed()
+}
+
+/// The files of the plan, and those that could not be had.
+fn subjects(
+    workspace: &Workspace,
+    plan: &Plan,
+    bench: &Bench,
+    steps: &mut Steps,
+) -> Result<(Vec<Subject>, Vec<FileFigures>)> {
+    let (mut subjects, mut missing) = (Vec::new(), Vec::new());
+    for known in KNOWN.iter().filter(|known| plan.has_file(known.name)) {
+        match known.subject(workspace, &bench.peer) {
+            Ok(subject) => subjects.push(subject),
+            Err(error) => {
+                let mut file = FileFigures::new(&known.title());
+                let parts = known.parts.iter().filter(|part| plan.has_part(**part));
+                parts.for_each(|part| part.fail(Side::BOTH, &format!("{error:#}"), &mut file.figures));
+                missing.push(file);
+                steps.work(known.name, || Err(error));
+            }
+        }
+    }
+    for model in &plan.models {
+        let id = model.to_string_lossy();
+        let file = if model.exists() { model.clone() } else { setup::model(workspace, steps, &id)? };
+        subjects.push(Subject::new(file, &Part::ALL));
+    }
+    for subject in &mut subjects {
+        subject.parts.retain(|part| plan.has_part(*part));
+    }
+    subjects.retain(|subject| !subject.parts.is_empty());
+    Ok((subjects, missing))
+}
+
+/// How long the rest takes, if it takes as long by its work as what is done.
+struct Left {
+    started: Instant,
+    done: u64,
+    all: u64,
+}
+
+impl Left {
+    fn new(rounds: usize, subjects: &[Subject]) -> Self {
+        let works = subjects.iter().flat_map(|subject| subject.parts.iter().map(|part| Self::work(subject, *part)));
+        Self { started: Instant::now(), done: 0, all: works.sum::<u64>() * rounds as u64 }
+    }
+
+    /// By the size of the file, and something for the start of the programs.
+    fn work(subject: &Subject, part: Part) -> u64 {
+        let mb = fs::metadata(&subject.file).map_or(0, |metadata| metadata.len() / 1_000_000);
+        part.work() * (100 + mb)
+    }
+
+    /// What is left after this.
+    fn after(&mut self, subject: &Subject, part: Part) -> String {
+        self.done += Self::work(subject, part);
+        let rest = self.all.saturating_sub(self.done) as f64 / self.done.max(1) as f64;
+        format!("(about {:.0} min left)", (self.started.elapsed().as_secs_f64() * rest / 60.0).ceil())
+    }
 }
 
 /// Logical cores that this process may use.
@@ -181,10 +214,37 @@ fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn commit(workspace: &Workspace) -> Result<String> {
-    let git = |arguments: &[&str]| said_by(Command::new("git").arg("-C").arg(&workspace.root).args(arguments));
-    let is_changed = !git(&["status", "--porcelain"])?.is_empty();
-    Ok(git(&["show", "--no-patch", "--format=%h of %cs"])? + if is_changed { " with changes" } else { "" })
+/// The machine, as Tidegate knows it.
+fn machine(bench: &Bench, starter: PathBuf) -> Result<Machine> {
+    let mut command = Command::new(&bench.tidegate);
+    command.args(["bench", "--pp", "8", "--tg", "0", "--depth", "0", "--runs", "1", "--json", "--model"]).arg(starter);
+    command.args(["--threads", &bench.threads.to_string()]);
+    Ok(of_tidegate(&said_by(&mut command)?.output)?.machine)
+}
+
+/// Which of [`FEATURES`] the processor has.
+fn features() -> String {
+    let told = fs::read_to_string("/proc/cpuinfo")
+        .or_else(|_| said_by(Command::new("sysctl").arg("hw.optional.arm")).map(|said| said.output));
+    features_in(&told.unwrap_or_default())
+}
+
+/// In Linux's list of flags, or macOS's lines of `hw.optional.arm.NAME: 1`.
+fn features_in(told: &str) -> String {
+    let words: Vec<&str> = match told.lines().find(|line| line.starts_with("flags") || line.starts_with("Features")) {
+        Some(line) => line.split_whitespace().collect(),
+        None => told.lines().filter_map(|line| line.strip_suffix(": 1")?.rsplit('.').next()).collect(),
+    };
+    let found: Vec<&str> = FEATURES.into_iter().filter(|feature| words.contains(feature)).collect();
+    if found.is_empty() { "no features that are known".to_owned() } else { found.join(" ") }
+}
+
+/// The day, and the commit; with a plus where there are changes beside it.
+fn measured(workspace: &Workspace) -> Result<String> {
+    let root = workspace.root.to_string_lossy();
+    let changes = line_of("git", &["-C", &root, "status", "--porcelain", "--", ".", ":!docs/BENCHMARKS.md"])?;
+    let commit = line_of("git", &["-C", &root, "show", "--no-patch", "--format=%h"])?;
+    Ok(format!("{}, {commit}{}", line_of("date", &["+%F"])?, if changes.is_empty() { "" } else { "+" }))
 }
 
 /// The load averages in what `uptime` prints.
@@ -193,214 +253,10 @@ fn load(uptime: &str) -> String {
     averages.map_or_else(|| "unknown".to_owned(), |(_, averages)| averages.to_owned())
 }
 
-/// What a command prints.
-fn said_by(command: &mut Command) -> Result<String> {
-    let line = shell_line(command);
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {line}"))?;
-    let error = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    ensure!(output.status.success(), "{line}: {}", error.lines().last().unwrap_or("it failed without a word"));
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-impl Bench {
-    /// The small model in each quantization, made where it isn't there yet.
-    fn quantizations(&self, workspace: &Workspace, steps: &mut Steps) -> Result<Vec<PathBuf>> {
-        let source = setup::model(workspace, steps, SMALL)?;
-        let folder = workspace.target.join("peer/quantizations");
-        fs::create_dir_all(&folder)?;
-        let make = |(name, base, matrices): (&str, &str, Option<&str>)| {
-            let file = folder.join(format!("smollm2-135m-{name}.gguf"));
-            if !file.exists() {
-                let new = file.with_extension("new");
-                let mut quantize = self.peer.command("llama-quantize");
-                // Its source is quantized already: good for measuring speed, and for nothing else.
-                quantize.arg("--allow-requantize");
-                if let Some(matrices) = matrices {
-                    quantize.args(["--tensor-type", &format!("attn={matrices}")]);
-                    quantize.args(["--tensor-type", &format!("ffn={matrices}")]);
-                }
-                said_by(quantize.arg(&source).arg(&new).arg(base))?;
-                fs::rename(&new, &file)?;
-            }
-            Ok(file)
-        };
-        QUANTIZATIONS.into_iter().map(make).collect()
-    }
-
-    /// Either side's turn at each part, the other one first every other round. Tells the machine.
-    fn round(&self, subject: &Subject, round: usize, model: &mut ModelFigures) -> Result<Machine> {
-        let mut order = [Side::Ours, Side::Theirs];
-        order.rotate_left(round % 2);
-        let parts = if subject.is_whole { &Part::ALL[..] } else { &Part::OF_MATRICES[..] };
-        let mut machine = Machine::default();
-        for (part, side) in parts.iter().flat_map(|part| order.map(|side| (*part, side))) {
-            machine = self.turn(subject, part, side, model)?.unwrap_or(machine);
-        }
-        Ok(machine)
-    }
-
-    fn turn(&self, subject: &Subject, part: Part, side: Side, model: &mut ModelFigures) -> Result<Option<Machine>> {
-        let mut take = |figure: Figure, value: f64| {
-            let sides = model.figures.entry(figure).or_default();
-            match side {
-                Side::Ours => sides.ours.push(value),
-                Side::Theirs => sides.theirs.push(value),
-            }
-        };
-        let data = scratch_folder(&self.tidegate)?;
-        match (part, side) {
-            (Part::Prompt(lengths), Side::Ours) => {
-                let run = of_tidegate(&said_by(&mut self.our_bench(subject, lengths))?)?;
-                run.figures.into_iter().for_each(|(figure, value)| take(figure, value));
-                for (figure, ratio) in run.bandwidth_ratios {
-                    model.bandwidth_ratios.entry(figure).or_default().ours.push(ratio);
-                }
-                model.quantization = run.quantization;
-                return Ok(Some(run.machine));
-            }
-            (Part::Prompt(lengths), Side::Theirs) => {
-                let figures = of_llama_bench(&said_by(&mut self.their_bench(subject, lengths))?)?;
-                figures.into_iter().for_each(|(figure, value)| take(figure, value));
-            }
-            (Part::Server, Side::Ours) => over_http(|port| self.our_server(subject, &data, port), &mut take)?,
-            (Part::Server, Side::Theirs) => over_http(|port| self.their_server(subject, port), &mut take)?,
-            (Part::Start, Side::Ours) => {
-                take(Figure::ColdStart, first_byte(self.our_start(subject, &data))?.as_secs_f64());
-            }
-            (Part::Start, Side::Theirs) => {
-                take(Figure::ColdStart, first_byte(self.their_start(subject))?.as_secs_f64());
-            }
-        }
-        Ok(None)
-    }
-
-    fn our_bench(&self, subject: &Subject, lengths: Lengths) -> Command {
-        let mut command = Command::new(&self.tidegate);
-        command.arg("bench").arg("--model").arg(&subject.file).args(["--pp", lengths.prefill, "--tg", lengths.decode]);
-        command.args(["--depth", lengths.depths(subject), "--runs", lengths.runs]);
-        command.args(["--threads", &self.threads.to_string(), "--json"]);
-        command
-    }
-
-    fn their_bench(&self, subject: &Subject, lengths: Lengths) -> Command {
-        let mut command = self.peer.command("llama-bench");
-        command.arg("-m").arg(&subject.file).args(["-p", lengths.prefill, "-n", lengths.decode]);
-        command.args(["-d", lengths.depths(subject), "-r", lengths.runs]);
-        command.args(["-t", &self.threads.to_string(), "-o", "json"]);
-        command
-    }
-
-    fn our_server(&self, subject: &Subject, data: &Path, port: u16) -> Command {
-        let mut command = Command::new(&self.tidegate);
-        command.arg("serve").arg("--model").arg(&subject.file).args(["--offload", "local"]);
-        command.args(["--threads", &self.threads.to_string(), "--listen", &format!("127.0.0.1:{port}")]);
-        command.arg("--data").arg(data);
-        command
-    }
-
-    fn their_server(&self, subject: &Subject, port: u16) -> Command {
-        let mut command = self.peer.command("llama-server");
-        command.arg("-m").arg(&subject.file).args(["-t", &self.threads.to_string()]);
-        command.args(["-np", &TOGETHER.to_string(), "-c", &(TOGETHER * CONTEXT).to_string(), "--no-ui"]);
-        command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
-        command
-    }
-
-    fn our_start(&self, subject: &Subject, data: &Path) -> Command {
-        let mut command = Command::new(&self.tidegate);
-        command.args(["chat", "--once", "Hello", "--max-tokens", "1", "--temp", "0", "--offload", "local"]);
-        command.arg("--model").arg(&subject.file).args(["--threads", &self.threads.to_string()]);
-        command.arg("--data").arg(data);
-        command
-    }
-
-    fn their_start(&self, subject: &Subject) -> Command {
-        let mut command = self.peer.command("llama-completion");
-        command.args(["-p", "Hello", "-n", "1", "--temp", "0", "-cnv", "-st", "--no-display-prompt", "--no-warmup"]);
-        command.arg("-m").arg(&subject.file).args(["-c", &CONTEXT.to_string(), "-t", &self.threads.to_string()]);
-        command
-    }
-
-    /// What is run, as one would type it in the checkout.
-    fn commands(&self, workspace: &Workspace, subject: &Subject) -> Vec<String> {
-        let data = Path::new("DIR");
-        let of = |part: Part| match part {
-            Part::Prompt(lengths) => [self.our_bench(subject, lengths), self.their_bench(subject, lengths)],
-            Part::Server => [self.our_server(subject, data, 8080), self.their_server(subject, 8080)],
-            Part::Start => [self.our_start(subject, data), self.their_start(subject)],
-        };
-        let root = format!("{}/", workspace.root.display());
-        let all = Part::ALL.into_iter().flat_map(of);
-        all.map(|command| shell_line(&command).replace(&root, "")).collect()
-    }
-}
-
-/// An empty folder beside the program, for settings and caches that one run leaves.
-fn scratch_folder(beside: &Path) -> Result<PathBuf> {
-    let folder = beside.with_file_name("bench-data");
-    if folder.exists() {
-        fs::remove_dir_all(&folder)?; // of a run that was stopped
-    }
-    fs::create_dir_all(&folder)?;
-    Ok(folder)
-}
-
-/// What a chat program sees of a server: the second turn of a long conversation, and four answers together.
-fn over_http(command: impl FnOnce(u16) -> Command, take: &mut impl FnMut(Figure, f64)) -> Result<()> {
-    let server = Server::start(command)?;
-    // Loads the weights where that wasn't done yet.
-    server.ask(&[("user", "Hello")], 1)?;
-    let words: Vec<&str> = (0..1_950).map(|i| WORDS[i * i % 37 % WORDS.len()]).collect();
-    let long = format!("Here is a list of words. {}. Tell a story with the first three of them.", words.join(" "));
-    let told = server.ask(&[("user", &long)], 32)?.text;
-    let second = [("user", long.as_str()), ("assistant", &told), ("user", "How does it end?")];
-    let answer = server.ask(&second, 4)?;
-    take(Figure::SecondTurn, (answer.first - answer.asked).as_secs_f64());
-
-    let prompts: Vec<String> =
-        (0..TOGETHER).map(|i| format!("Tell a long story about a {} and what happened there.", WORDS[i])).collect();
-    let tell = |prompt: &String| server.ask(&[("user", prompt)], 128);
-    let speed = |answers: &[server::Answer]| {
-        let (first, last) =
-            (answers.iter().map(|answer| answer.first).min(), answers.iter().map(|answer| answer.last).max());
-        let time = first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first);
-        // The first token of each comes out of its prefill.
-        let tokens: u64 = answers.iter().map(|answer| answer.tokens.saturating_sub(1)).sum();
-        tokens as f64 / time.as_secs_f64().max(f64::MIN_POSITIVE)
-    };
-    let alone = speed(&[tell(&prompts[0])?]);
-    let answers: Result<Vec<_>> = thread::scope(|scope| {
-        let asked: Vec<_> = prompts.iter().map(|prompt| scope.spawn(move || tell(prompt))).collect();
-        asked.into_iter().map(|answer| answer.join().expect("asking does not panic")).collect()
-    });
-    let together = speed(&answers?);
-    take(Figure::Alone, alone);
-    take(Figure::Together, together);
-    take(Figure::Gain, together / alone);
-    if let Some(bytes) = server.peak_memory() {
-        take(Figure::PeakMemory, bytes as f64);
-    }
-    Ok(())
-}
-
-/// The time from the start of a program to the first byte that it prints; the median of three after one that finds the
-/// file in memory.
-fn first_byte(mut command: Command) -> Result<Duration> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut times = Vec::new();
-    for run in 0..4 {
-        let started = Instant::now();
-        let mut child = command.spawn().with_context(|| format!("starting {}", shell_line(&command)))?;
-        let mut byte = [0];
-        let read = child.stdout.take().context("its output is a pipe")?.read_exact(&mut byte);
-        let time = started.elapsed();
-        let status = child.wait()?;
-        read.with_context(|| format!("{} printed nothing ({status})", shell_line(&command)))?;
-        if run > 0 {
-            times.push(time.as_secs_f64());
-        }
-    }
-    Ok(Duration::from_secs_f64(median(&times).unwrap_or_default()))
+/// What a program prints.
+fn line_of(program: &str, arguments: &[&str]) -> Result<String> {
+    let said = said_by(Command::new(program).args(arguments)).with_context(|| format!("asking {program}"))?;
+    Ok(said.output.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -413,13 +269,27 @@ mod tests {
 
     #[test]
     fn arguments_are_read() {
-        let plan = parse("--rounds 2 --threads 3 --model a.gguf --model b.gguf --no-quantizations").unwrap();
-        let models = vec![PathBuf::from("a.gguf"), PathBuf::from("b.gguf")];
-        assert_eq!(plan, Plan { rounds: 2, threads: 3, models, has_quantizations: false });
-        assert_eq!(parse("").unwrap().rounds, 5);
-        for wrong in ["--rounds", "--rounds x", "--rounds 0", "--depth 0"] {
+        let plan = parse("--rounds 2 --threads 3 --model a.gguf --only gemma,moe --only decode").unwrap();
+        let only = ["gemma", "moe", "decode"].map(str::to_owned).to_vec();
+        assert_eq!(plan, Plan { rounds: 2, threads: 3, only, models: vec![PathBuf::from("a.gguf")] });
+        assert_eq!(parse("").unwrap().rounds, 3);
+        for wrong in ["--rounds", "--rounds x", "--rounds 0", "--depth 0", "--only llama"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn only_names_files_or_parts_or_both() {
+        let check = |only: &str, file: &str, part: Part| {
+            let plan = parse(&format!("--only {only}")).unwrap();
+            (plan.has_file(file), plan.has_part(part))
+        };
+        assert_eq!(check("gemma", "gemma", Part::Server), (true, true));
+        assert_eq!(check("gemma", "moe", Part::Server), (false, true));
+        assert_eq!(check("server", "moe", Part::Server), (true, true));
+        assert_eq!(check("server", "moe", Part::Prefill(32)), (true, false));
+        assert_eq!(check("moe,prefill", "moe", Part::Prefill(32)), (true, true));
+        assert_eq!(check("moe,prefill", "gemma", Part::Decode), (false, false));
     }
 
     #[test]
@@ -430,10 +300,9 @@ mod tests {
     }
 
     #[test]
-    fn the_time_to_the_first_byte_does_not_wait_for_the_end() {
-        let mut command = Command::new("sh");
-        command.args(["-c", "printf x; sleep 0.05"]);
-        assert!(first_byte(command).unwrap() > Duration::ZERO);
-        assert!(first_byte(Command::new("true")).unwrap_err().to_string().contains("printed nothing"));
+    fn features_are_found_on_linux_and_macos() {
+        assert_eq!(features_in("model name : x\nflags\t\t: fpu avx2 avx512_vnni\n"), "avx2 avx512_vnni");
+        assert_eq!(features_in("hw.optional.arm.FEAT_DotProd: 1\nhw.optional.arm.FEAT_SME: 0\n"), "FEAT_DotProd");
+        assert_eq!(features_in(""), "no features that are known");
     }
 }

@@ -56,6 +56,8 @@ impl Peer {
             configure.args(["-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF"]);
             // Else it would take the commit of the repository around it for its own.
             configure.arg(format!("-DLLAMA_BUILD_COMMIT={name}-{version}")).arg("-DLLAMA_BUILD_NUMBER=0");
+            // So that the build folder may be moved or copied.
+            configure.arg("-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON");
             steps.run("configure llama.cpp", &mut configure);
             steps.all_passed()?;
             let mut compile = Command::new(&cmake);

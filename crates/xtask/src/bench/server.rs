@@ -2,12 +2,15 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use super::process::Running;
 
 /// How long a server may take to load its model.
 const START_LIMIT: Duration = Duration::from_secs(120);
@@ -17,7 +20,7 @@ const READ_LIMIT: Duration = Duration::from_secs(300);
 /// A server that ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Server {
-    child: Child,
+    program: Running,
     address: String,
 }
 
@@ -32,20 +35,23 @@ pub(super) struct Answer {
 }
 
 impl Server {
-    /// Starts what `command` makes of a free port, and waits until it is ready.
-    pub(super) fn start(command: impl FnOnce(u16) -> Command) -> Result<Self> {
+    /// Starts what `command` makes of a free port, and waits until it is ready. What it complains of goes to `log`.
+    pub(super) fn start(log: &Path, command: impl FnOnce(u16) -> Command) -> Result<Self> {
         // Free now, and hardly anybody's in the moment until the server takes it.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut command = command(port);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().with_context(|| format!("starting {}", command.get_program().display()))?;
-        let mut server = Self { child, address: format!("127.0.0.1:{port}") };
+        let name = command.get_program().display().to_string();
+        let complaints = File::create(log).with_context(|| format!("writing {}", log.display()))?;
+        let program = Running::start(command.stdout(Stdio::null()).stderr(complaints))?;
+        let mut server = Self { program, address: format!("127.0.0.1:{port}") };
         let started = Instant::now();
         while !server.is_ready() {
-            if let Some(status) = server.child.try_wait()? {
-                bail!("{} ended at its start: {status}", command.get_program().display());
+            if !server.program.is_running()? {
+                let complaints = fs::read(log).map(|text| String::from_utf8_lossy(&text).into_owned());
+                let complaints = complaints.unwrap_or_default();
+                bail!("{name} ended at its start: {}", complaints.lines().last().unwrap_or("without a word"));
             }
-            ensure!(started.elapsed() < START_LIMIT, "{} does not get ready", command.get_program().display());
+            ensure!(started.elapsed() < START_LIMIT, "{name} does not get ready");
             thread::sleep(Duration::from_millis(50));
         }
         Ok(server)
@@ -96,32 +102,10 @@ impl Server {
         Ok(Answer { text, tokens: told.context("the answer has no usage")?, asked, first, last })
     }
 
-    /// The most memory that the process had so far, in bytes, with what it mapped of the model; on systems that don't keep
-    /// this, what it has now.
-    pub(super) fn peak_memory(&self) -> Option<u64> {
-        let pid = self.child.id();
-        let kib = match fs::read_to_string(format!("/proc/{pid}/status")) {
-            Ok(status) => peak_of(&status)?,
-            Err(_) => {
-                let ps = Command::new("ps").args(["-o", "rss=", "-p", &pid.to_string()]).output().ok()?;
-                String::from_utf8_lossy(&ps.stdout).trim().parse::<u64>().ok()?
-            }
-        };
-        Some(kib * 1024)
+    /// Ends it. Returns the most memory that it had, in bytes, with what it mapped of the model.
+    pub(super) fn stop(mut self) -> Result<u64> {
+        self.program.end()
     }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The high water mark of resident memory in /proc/PID/status, in KiB.
-fn peak_of(status: &str) -> Option<u64> {
-    status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?.parse().ok()
 }
 
 /// Reads a response of server-sent events, each a JSON object, to its end.
@@ -189,11 +173,5 @@ mod tests {
         assert!(events("HTTP/1.1 503 Loading\r\n\r\n").unwrap_err().to_string().contains("503"));
         assert!(events("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n").is_err());
         assert!(events("").is_err());
-    }
-
-    #[test]
-    fn the_high_water_mark_is_found() {
-        assert_eq!(peak_of("Name:\ttidegate\nVmHWM:\t  123456 kB\nVmRSS:\t 1 kB\n"), Some(123_456));
-        assert_eq!(peak_of("Name:\ttidegate\n"), None);
     }
 }

@@ -69,7 +69,7 @@ impl Isa {
         *CHOSEN
     }
 
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Reference => "reference",
             #[cfg(target_arch = "x86_64")]

@@ -40,6 +40,11 @@ use crate::packed::Packing;
 /// Rows of a tile.
 pub const TILE_ROWS: usize = ROWS;
 
+/// The instruction set that products and attention are computed with, by the name that `TIDEGATE_CPU` takes for it.
+pub fn instruction_set() -> &'static str {
+    Isa::chosen().name()
+}
+
 /// A matrix `(rows, columns)` in tiles. `B` owns their bytes, or maps them.
 pub struct Tiles<B> {
     bytes: B,
