@@ -37,10 +37,14 @@ impl Weights {
     const NONE: Self = unsafe { core::mem::zeroed() };
 }
 
-/// Whole-number sums of each half of 32 weights of sixteen rows with a panel's tokens; only the first, where halves are
-/// added up.
+/// Whole-number sums of 32 weights, or half of them, of a tile's rows with a panel's tokens.
 #[repr(C, align(64))]
-struct Dots([[__m512i; PANEL]; 2]);
+struct Dots([__m512i; PANEL]);
+
+impl Dots {
+    // SAFETY: any bytes are such vectors.
+    const NONE: Self = unsafe { core::mem::zeroed() };
+}
 
 /// Whether the processor has AMX for bytes and the system lets this process use it, which it is asked for.
 pub(crate) fn is_permitted() -> bool {
@@ -109,13 +113,14 @@ pub(crate) unsafe fn multiply<B: Blocks>(task: &Task<'_>) {
 #[inline(always)]
 unsafe fn panels_product<B: Blocks>(task: &Task<'_>, panels: &[Panel], groups: usize, token: usize, tokens: usize) {
     let mut weights = [const { Weights::NONE }; AT_ONCE];
+    let mut dots = [const { [const { Dots::NONE }; AT_ONCE] }; 2];
     for (i, tile) in task.tiles.chunks_exact(task.tile_bytes).enumerate() {
         let mut sums = [[Avx512::floats(0.0); PANEL]; PANELS];
         for (chunk, blocks) in tile.chunks(32 * AT_ONCE / B::WEIGHTS * B::BYTES).enumerate() {
             let count = unpack::<B>(blocks, &mut weights);
             for (panels, sums) in panels.chunks_exact(groups).zip(&mut sums) {
                 // SAFETY: as asked of the caller.
-                unsafe { panel_product::<B>(&weights[..count], &panels[chunk * AT_ONCE..][..count], sums) }
+                unsafe { panel_product::<B>(&weights[..count], &panels[chunk * AT_ONCE..][..count], &mut dots, sums) }
             }
         }
         let row = (task.first + i) * ROWS;
@@ -148,26 +153,24 @@ fn unpack<B: Blocks>(blocks: &[u8], weights: &mut [Weights; AT_ONCE]) -> usize {
     count
 }
 
-/// Adds the products of one panel, with sums that stay in registers.
+/// Adds the products of one panel, with sums that stay in registers. `dots` is room for what comes between.
 #[inline(always)]
-unsafe fn panel_product<B: Blocks>(weights: &[Weights], panels: &[Panel], sums: &mut [__m512; PANEL]) {
-    // SAFETY: any bytes are such vectors.
-    let mut dots: [Dots; 2] = unsafe { core::mem::zeroed() };
+unsafe fn panel_product<B: Blocks>(
+    weights: &[Weights],
+    panels: &[Panel],
+    dots: &mut [[Dots; AT_ONCE]; 2],
+    sums: &mut [__m512; PANEL],
+) {
+    // SAFETY: as asked of the caller.
+    unsafe { dot_all::<B>(weights, panels, dots) };
     let mut of_tokens = *sums;
-    // SAFETY, here and below: as asked of the caller.
-    unsafe { dot::<B>(&weights[0], &panels[0], &mut dots[0]) };
     for (i, (of_rows, panel)) in weights.iter().zip(panels).enumerate() {
-        // What comes next is begun first: it takes its time, and other units than what comes here.
-        if let (Some(weights), Some(panel)) = (weights.get(i + 1), panels.get(i + 1)) {
-            unsafe { dot::<B>(weights, panel, &mut dots[(i + 1) % 2]) };
-        }
-        let Dots(ints) = &dots[i % 2];
         for t in 0..PANEL {
             let scale = Avx512::floats(panel.scales[t]);
             let mut sum = of_tokens[t];
-            for half in 0..1 + usize::from(B::HAS_HALVES) {
+            for half in 0..halves::<B>() {
                 let scale = Avx512::multiply(of_rows.scales[half], scale);
-                sum = Avx512::multiply_add(Avx512::to_floats(ints[half][t]), scale, sum);
+                sum = Avx512::multiply_add(Avx512::to_floats(dots[half][i].0[t]), scale, sum);
             }
             if B::HAS_MINS {
                 sum = Avx512::multiply_add(of_rows.mins, Avx512::floats(panel.sums[t]), sum);
@@ -178,11 +181,80 @@ unsafe fn panel_product<B: Blocks>(weights: &[Weights], panels: &[Panel], sums: 
     *sums = of_tokens;
 }
 
-/// A tile register's rows and the bytes of one of them: what each has beside the sums' sixteen.
-const STRIDE_OF_TOKENS: usize = 32;
-const STRIDE_OF_WEIGHTS: usize = 64;
+/// Parts of 32 weights that have sums of their own.
+const fn halves<B: Blocks>() -> usize {
+    1 + B::HAS_HALVES as usize
+}
 
-/// Configures registers 0 and 1 for sums, 2 and 3 for tokens and 4 and 5 for weights.
+/// Multiplies each 32 weights of each row with those of each token. Four products are begun before the first is stored:
+/// storing waits for what was begun, and a load for what was stored.
+#[inline(always)]
+unsafe fn dot_all<B: Blocks>(weights: &[Weights], panels: &[Panel], dots: &mut [[Dots; AT_ONCE]; 2]) {
+    if cfg!(test) && !is_permitted() {
+        return dot_all_in_plain_rust::<B>(weights, panels, dots);
+    }
+    let halves = halves::<B>();
+    let count = weights.len() * halves;
+    for first in (0..count).step_by(4) {
+        let x = |at: usize| panels[at / halves].codes.as_ptr().wrapping_byte_add(32 / halves * (at % halves));
+        let codes = |at: usize| weights[at / halves].codes.as_ptr().wrapping_add(8 / halves * (at % halves));
+        let mut to = |at: usize| dots[at % halves][at / halves].0.as_mut_ptr();
+        let is_there = |at: usize| first + at < count;
+        // SAFETY: as asked of the caller; registers are configured for what is behind the pointers.
+        unsafe {
+            begin::<0, 4, 6>(x(first), codes(first));
+            if is_there(1) {
+                begin::<1, 5, 7>(x(first + 1), codes(first + 1));
+            }
+            if is_there(2) {
+                begin::<2, 4, 6>(x(first + 2), codes(first + 2));
+            }
+            if is_there(3) {
+                begin::<3, 5, 7>(x(first + 3), codes(first + 3));
+            }
+            store::<0>(to(first));
+            if is_there(1) {
+                store::<1>(to(first + 1));
+            }
+            if is_there(2) {
+                store::<2>(to(first + 2));
+            }
+            if is_there(3) {
+                store::<3>(to(first + 3));
+            }
+        }
+    }
+}
+
+/// Register `SUMS` becomes the product of a panel's codes and a tile's, which go through two others.
+#[inline(always)]
+unsafe fn begin<const SUMS: usize, const X: usize, const CODES: usize>(x: *const [i32; 8], codes: *const __m512i) {
+    // SAFETY: as asked of the caller.
+    unsafe {
+        asm!(
+            "tileloadd tmm{x}, [{at_x} + {x_row}]",
+            "tileloadd tmm{codes}, [{at_codes} + {codes_row}]",
+            "tilezero tmm{sums}",
+            "tdpbssd tmm{sums}, tmm{x}, tmm{codes}",
+            sums = const SUMS, x = const X, codes = const CODES,
+            at_x = in(reg) x, x_row = in(reg) size_of::<[i32; 8]>(),
+            at_codes = in(reg) codes, codes_row = in(reg) size_of::<__m512i>(),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, readonly, preserves_flags)
+        );
+    }
+}
+
+#[inline(always)]
+unsafe fn store<const SUMS: usize>(to: *mut __m512i) {
+    // SAFETY: as asked of the caller.
+    unsafe {
+        asm!("tilestored [{to} + {row}], tmm{sums}", sums = const SUMS, to = in(reg) to, row = in(reg) size_of::<__m512i>(), options(nostack, preserves_flags));
+    }
+}
+
+/// Configures registers 0 to 3 for sums, 4 and 5 for tokens and 6 and 7 for weights.
 #[inline(always)]
 unsafe fn configure<B: Blocks>() {
     #[repr(C, align(64))]
@@ -194,13 +266,14 @@ unsafe fn configure<B: Blocks>() {
         rows: [u8; 16],
     }
     // Four weights of all rows of the tile are one row of a register.
-    let groups = if B::HAS_HALVES { 4 } else { 8 };
+    let groups = 8 / halves::<B>() as u16;
+    let of_x = 4 * groups;
     let configuration = Configuration {
         palette: 1,
         start_row: 0,
         reserved: [0; 14],
-        row_bytes: [64, 64, 4 * groups, 4 * groups, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        rows: [16, 16, 16, 16, groups as u8, groups as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        row_bytes: [64, 64, 64, 64, of_x, of_x, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+        rows: [16, 16, 16, 16, 16, 16, groups as u8, groups as u8, 0, 0, 0, 0, 0, 0, 0, 0],
     };
     if cfg!(test) && !is_permitted() {
         return;
@@ -219,61 +292,22 @@ unsafe fn release() {
     unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) }
 }
 
-/// Multiplies 32 weights of each row with those of each token.
-#[inline(always)]
-unsafe fn dot<B: Blocks>(weights: &Weights, panel: &Panel, dots: &mut Dots) {
-    if cfg!(test) && !is_permitted() {
-        return dot_in_plain_rust::<B>(weights, panel, dots);
-    }
-    let (x, codes, dots) = (panel.codes.as_ptr(), weights.codes.as_ptr(), dots.0.as_mut_ptr());
-    // SAFETY: as asked of the caller; registers are configured for what is behind the references.
-    unsafe {
-        if B::HAS_HALVES {
-            asm!(
-                "tileloadd tmm2, [{x} + {of_x}]",
-                "tileloadd tmm4, [{codes} + {of_codes}]",
-                "tilezero tmm0",
-                "tileloadd tmm3, [{x} + {of_x} + 16]",
-                "tileloadd tmm5, [{codes} + {of_codes} + 256]",
-                "tilezero tmm1",
-                "tdpbssd tmm0, tmm2, tmm4",
-                "tdpbssd tmm1, tmm3, tmm5",
-                "tilestored [{dots} + {of_codes}], tmm0",
-                "tilestored [{dots} + {of_codes} + 1024], tmm1",
-                x = in(reg) x, codes = in(reg) codes, dots = in(reg) dots,
-                of_x = in(reg) STRIDE_OF_TOKENS, of_codes = in(reg) STRIDE_OF_WEIGHTS,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _,
-                options(nostack, preserves_flags)
-            );
-        } else {
-            asm!(
-                "tileloadd tmm2, [{x} + {of_x}]",
-                "tileloadd tmm4, [{codes} + {of_codes}]",
-                "tilezero tmm0",
-                "tdpbssd tmm0, tmm2, tmm4",
-                "tilestored [{dots} + {of_codes}], tmm0",
-                x = in(reg) x, codes = in(reg) codes, dots = in(reg) dots,
-                of_x = in(reg) STRIDE_OF_TOKENS, of_codes = in(reg) STRIDE_OF_WEIGHTS,
-                out("tmm0") _, out("tmm2") _, out("tmm4") _,
-                options(nostack, preserves_flags)
-            );
-        }
-    }
-}
-
-/// The same where tests run without AMX, so that all else is tested there.
-fn dot_in_plain_rust<B: Blocks>(weights: &Weights, panel: &Panel, dots: &mut Dots) {
-    // SAFETY: vectors are their lanes' bytes.
-    let codes: &[[[i8; 4]; ROWS]; 8] = unsafe { &*weights.codes.as_ptr().cast() };
-    // SAFETY: as above.
-    let dots: &mut [[[i32; ROWS]; PANEL]; 2] = unsafe { &mut *dots.0.as_mut_ptr().cast() };
-    *dots = [[[0; ROWS]; PANEL]; 2];
-    for (t, x) in panel.codes.iter().enumerate() {
-        for (group, x) in x.iter().enumerate() {
-            let half = if B::HAS_HALVES { group / 4 } else { 0 };
-            for row in 0..ROWS {
-                let products = codes[group][row].iter().zip(x.to_le_bytes());
-                dots[half][t][row] += products.map(|(a, b)| i32::from(*a) * i32::from(b.cast_signed())).sum::<i32>();
+/// What [`dot_all`] does, where tests run without AMX: so all else is tested there.
+fn dot_all_in_plain_rust<B: Blocks>(weights: &[Weights], panels: &[Panel], dots: &mut [[Dots; AT_ONCE]; 2]) {
+    for (i, (weights, panel)) in weights.iter().zip(panels).enumerate() {
+        // SAFETY: vectors are their lanes' bytes.
+        let codes: &[[[i8; 4]; ROWS]; 8] = unsafe { &*weights.codes.as_ptr().cast() };
+        for (t, x) in panel.codes.iter().enumerate() {
+            for (half, dots) in dots.iter_mut().enumerate().take(halves::<B>()) {
+                let mut sums = [0; ROWS];
+                for group in (0..8).filter(|group| group * halves::<B>() / 8 == half) {
+                    let x = x[group].to_le_bytes().map(|x| i32::from(x.cast_signed()));
+                    for (sum, codes) in sums.iter_mut().zip(&codes[group]) {
+                        *sum += codes.iter().zip(x).map(|(code, x)| i32::from(*code) * x).sum::<i32>();
+                    }
+                }
+                // SAFETY: as above.
+                dots[i].0[t] = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
             }
         }
     }

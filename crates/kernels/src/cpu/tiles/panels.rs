@@ -1,5 +1,7 @@
 //! Tokens as instructions for matrices take them: sixteen at once.
 
+use std::mem::MaybeUninit;
+
 use super::activations::Group;
 use super::{Parts, team};
 
@@ -23,19 +25,28 @@ pub(crate) struct Panel {
 
 /// The panels of `tokens`, one after the other, each with one [`Panel`] for each group; what the last one lacks is zeros.
 pub(crate) fn panels(x: &[Group], tokens: usize) -> Vec<Panel> {
-    const EMPTY: Panel = Panel { codes: [[0; 8]; PANEL], scales: [0.0; PANEL], sums: [0.0; PANEL] };
     let groups = x.len() / tokens;
-    let mut panels = vec![EMPTY; tokens.div_ceil(PANEL) * groups];
-    let to = Parts::new(&mut panels);
-    team::for_each(tokens.div_ceil(PANEL), |index| {
-        #[expect(unsafe_code, reason = "several threads write different parts of a slice")]
-        // SAFETY: there are so many panels, and each is one index's.
-        let panels = unsafe { std::slice::from_raw_parts_mut(to.at(index * groups), groups) };
-        for (token, x) in x[index * PANEL * groups..].chunks_exact(groups).take(PANEL).enumerate() {
-            for (panel, group) in panels.iter_mut().zip(x) {
-                (panel.codes[token], panel.scales[token], panel.sums[token]) = (group.codes, group.scale, group.sum);
+    let count = tokens.div_ceil(PANEL);
+    let mut panels = Vec::with_capacity(count * groups);
+    let to = Parts::new(panels.spare_capacity_mut());
+    team::for_each(count, |index| {
+        for group in 0..groups {
+            let mut panel = Panel { codes: [[0; 8]; PANEL], scales: [0.0; PANEL], sums: [0.0; PANEL] };
+            for (token, x) in x[index * PANEL * groups..].chunks_exact(groups).take(PANEL).enumerate() {
+                (panel.codes[token], panel.scales[token], panel.sums[token]) =
+                    (x[group].codes, x[group].scale, x[group].sum);
+            }
+            #[expect(unsafe_code, reason = "several threads write different parts of a vector")]
+            // SAFETY: there is room for so many, and each is one index's.
+            unsafe {
+                to.at(index * groups + group).write(MaybeUninit::new(panel));
             }
         }
     });
+    #[expect(unsafe_code, reason = "panels are not filled with zeros first")]
+    // SAFETY: there is room for so many, and each was written.
+    unsafe {
+        panels.set_len(count * groups);
+    }
     panels
 }
