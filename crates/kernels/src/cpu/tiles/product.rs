@@ -106,18 +106,19 @@ fn tile_product<S: Simd, B: Blocks, const T: usize, const R: usize>(
     tile: &[u8],
     x: &[[&[Group]; T]; R],
 ) -> [[S::Floats; T]; R] {
-    /// About what memory delivers while it is waited for.
-    const AHEAD: usize = 2048;
+    /// About what memory delivers to one core while it is waited for. The lines are asked for with the parts, not all of a
+    /// block's at once, for which a core has too few places to wait in.
+    const AHEAD: usize = 4096;
     let parts = B::WEIGHTS / 32;
     let mut sums = [[S::floats(0.0); T]; R];
     for (index, block) in tile.chunks_exact(B::BYTES).enumerate() {
-        if R == 1 {
-            for line in (0..B::BYTES).step_by(64) {
-                S::prefetch(block.as_ptr().wrapping_add(AHEAD + line));
-            }
-        }
         let scales = B::scales::<S>(block);
         for part in 0..parts {
+            if R == 1 {
+                for line in (0..B::BYTES / parts).step_by(64) {
+                    S::prefetch(block.as_ptr().wrapping_add(AHEAD + part * (B::BYTES / parts) + line));
+                }
+            }
             let codes = B::codes::<S>(block, part);
             let scale = [B::scale(&scales, part, 0), B::scale(&scales, part, 1)];
             let min = B::min(&scales, part);
