@@ -5,6 +5,7 @@
 //! are one too.
 
 #![expect(unsafe_code, reason = "the processor's instructions; `isa` makes sure that it has them")]
+#![expect(clippy::needless_range_loop, reason = "closures can't be inlined where instructions are, so loops are plain")]
 
 use core::arch::asm;
 use core::arch::x86_64::*;
