@@ -24,7 +24,7 @@ async fn main() -> Result<()> {
     let engine = EngineHandle::start(EngineConfig { own_footprint: resident, ..EngineConfig::default() });
     let before = resident().context("/proc/self/status, which only Linux has")?;
     let spec =
-        LoadSpec { path: path.clone(), context_len, kv_type: KvType::DEVICE, cache_budget: None, available: None };
+        LoadSpec { path: path.clone(), context_len, kv_type: KvType::DEFAULT, cache_budget: None, available: None };
     let request = longest_request(&engine, &path, context_len).await?;
     let with_tokenizer = resident().context("the resident size")?;
     let mut stream = engine.chat(spec, request);
@@ -36,7 +36,7 @@ async fn main() -> Result<()> {
     }
     let peak = status(&["VmHWM"]).context("the peak")?;
     let measured = peak.saturating_sub(before);
-    let forecast = header.footprint(context_len, KvType::DEVICE);
+    let forecast = header.footprint(context_len, KvType::DEFAULT);
     let tokens = usage.map_or(0, |usage| usage.prompt_tokens + usage.completion_tokens);
     println!("{}: {}, {tokens} tokens of {context_len}", path.display(), device_name());
     println!(

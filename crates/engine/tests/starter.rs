@@ -31,7 +31,7 @@ fn messages(case: &Value) -> Vec<Message> {
 }
 
 fn spec() -> LoadSpec {
-    LoadSpec { path: starter(), context_len: 1024, kv_type: KvType::DEVICE, cache_budget: None, available: None }
+    LoadSpec { path: starter(), context_len: 1024, kv_type: KvType::DEFAULT, cache_budget: None, available: None }
 }
 
 fn greedy(messages: Vec<Message>, max_tokens: usize) -> ChatRequest {
@@ -200,7 +200,7 @@ fn the_header_tells_what_the_model_is() {
     header.check_supported().unwrap();
     assert_eq!((header.architecture.as_str(), header.quantization.as_str()), ("qwen2", "Q4_K_M"));
     assert_eq!((header.context_len, header.has_chat_template), (32_768, true));
-    assert_eq!(header.kv_bytes_per_token(KvType::DEVICE).0, 24 * 2 * 2 * 64 * 4);
+    assert_eq!(header.kv_bytes_per_token(KvType::DEFAULT).0, 24 * 2 * 2 * 64 * 2);
 }
 
 #[tokio::test]
@@ -226,7 +226,7 @@ fn eight_bit_caches_change_little() {
     for case in reference()["cases"].as_array().unwrap() {
         let ids = |key: &str| case[key].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32);
         let tokens: Vec<u32> = ids("promptIds").chain(ids("ids")).collect();
-        let [full, packed] = [KvType::DEVICE, KvType::Q8].map(|kv_type| {
+        let [full, packed] = [KvType::DEFAULT, KvType::Q8].map(|kv_type| {
             let mut sequence = model.sequence(kv_type);
             let logits = model.logits(&mut [(&tokens, &mut sequence)]).unwrap();
             assert_eq!(sequence.allocated(), header.footprint(tokens.len(), kv_type).kv_cache);

@@ -88,6 +88,11 @@ fn permission() -> bool {
 /// As there, and [`is_permitted`].
 #[inline(always)]
 pub(crate) unsafe fn multiply<B: Blocks>(task: &Task<'_>) {
+    if B::HAS_MINS && B::HAS_HALVES {
+        // Panels have no sums of halves, which one packing alone needs.
+        // SAFETY: as asked of the caller.
+        return unsafe { product::multiply::<Avx512, B>(task) };
+    }
     let groups = task.x.len() / task.tokens;
     let rest = task.tokens % PANEL;
     let by_panels = if rest < LEAST { task.tokens - rest } else { task.tokens };
@@ -147,7 +152,7 @@ fn unpack<B: Blocks>(blocks: &[u8], weights: &mut [Weights; AT_ONCE]) -> usize {
                 to.codes[i] = unsafe { _mm512_sub_epi8(codes[i], _mm512_set1_epi8(B::OFFSET as i8)) };
             }
             to.scales = [B::scale(&scales, part, 0), B::scale(&scales, part, 1)];
-            to.mins = B::min(&scales, part);
+            to.mins = B::min(&scales, part, 0);
             count += 1;
         }
     }

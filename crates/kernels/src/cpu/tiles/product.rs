@@ -121,7 +121,7 @@ fn tile_product<S: Simd, B: Blocks, const T: usize, const R: usize>(
             }
             let codes = B::codes::<S>(block, part);
             let scale = [B::scale(&scales, part, 0), B::scale(&scales, part, 1)];
-            let min = B::min(&scales, part);
+            let min = [B::min(&scales, part, 0), B::min(&scales, part, 1)];
             for r in 0..R {
                 let at = index * parts + part;
                 let mut ints = [[S::ints(0); 2]; T];
@@ -147,8 +147,13 @@ fn tile_product<S: Simd, B: Blocks, const T: usize, const R: usize>(
                     if B::HAS_HALVES {
                         sum = S::multiply_add(S::to_floats(ints[t][1]), S::multiply(scale[1], token_scale), sum);
                     }
-                    if B::HAS_MINS {
-                        sum = S::multiply_add(min, S::floats(group.sum), sum);
+                    if B::HAS_MINS && B::HAS_HALVES {
+                        for half in 0..2 {
+                            let of_half = group.scale * f32::from(group.code_sums[half]);
+                            sum = S::multiply_add(min[half], S::floats(of_half), sum);
+                        }
+                    } else if B::HAS_MINS {
+                        sum = S::multiply_add(min[0], S::floats(group.sum), sum);
                     }
                     sums[r][t] = sum;
                 }
@@ -164,8 +169,8 @@ pub(crate) fn unpack_row<B: Blocks>(tile: &[u8], row: usize, out: &mut [f32]) {
         let scales = B::scales::<Scalar>(block);
         for (part, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             let codes = B::codes::<Scalar>(block, part);
-            let min = B::min(&scales, part)[row];
             for (half, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+                let min = B::min(&scales, part, half)[row];
                 let scale = B::scale(&scales, part, half)[row];
                 for (i, out) in out.iter_mut().enumerate() {
                     let code = i32::from(codes[4 * half + i / 4][4 * row + i % 4]) - B::OFFSET;
