@@ -73,7 +73,12 @@ fn find() -> Device {
     }
     #[cfg(feature = "cuda")]
     match Device::new_cuda(0) {
-        Ok(device) => return device,
+        Ok(device) => {
+            if let Err(error) = device.as_cuda_device().and_then(crate::cuda_memory::keep_freed) {
+                tracing::warn!(%error, "the CUDA device takes memory anew for every token");
+            }
+            return device;
+        }
         Err(error) => tracing::warn!(%error, "no CUDA device; computing on the CPU"),
     }
     Device::Cpu

@@ -9,6 +9,8 @@
 mod answer;
 mod answer_text;
 mod bandwidth;
+#[cfg(feature = "cuda")]
+mod cuda_memory;
 mod device;
 mod device_fault;
 mod error;

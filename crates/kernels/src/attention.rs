@@ -95,8 +95,9 @@ pub(crate) fn attention_in_steps(
         // The heads that share a head of the cache become more rows of the same product.
         let rows = queries.narrow(0, start, tokens)?.to_dtype(DType::F32)?.transpose(0, 1)?.contiguous()?;
         let rows = (rows.reshape((kv_heads, group * tokens, key_dim))? * f64::from(scale))?;
+        let scores = rows.matmul(&keys.transpose(1, 2)?)?.reshape((heads, tokens, stored))?;
         let mask = span_mask(first..first + tokens, cache.start()..cache.len(), cache.shape().span, queries.device())?;
-        let scores = rows.matmul(&keys.transpose(1, 2)?)?.reshape((heads, tokens, stored))?.broadcast_add(&mask)?;
+        let scores = if let Some(mask) = mask { scores.broadcast_add(&mask)? } else { scores };
         let weights = match sinks {
             None => softmax(&scores, 2)?,
             Some(sinks) => {
@@ -116,14 +117,22 @@ pub(crate) fn attention_in_steps(
     Tensor::cat(&outs, 0)
 }
 
-/// What the positions `queries` see of the positions `stored`: 0 or −∞, `(1, queries, stored)`.
-fn span_mask(queries: Range<usize>, stored: Range<usize>, span: Span, device: &Device) -> Result<Tensor> {
+/// What the positions `queries` see of the positions `stored`: 0 or −∞, `(1, queries, stored)`; `None` where one query
+/// sees all. It is made where it is used: there are as many values as queries times keys.
+fn span_mask(queries: Range<usize>, stored: Range<usize>, span: Span, device: &Device) -> Result<Option<Tensor>> {
+    if queries.len() == 1 && stored.end == queries.end && span.first_seen(queries.start) <= stored.start {
+        return Ok(None);
+    }
     let shape = (1, queries.len(), stored.len());
-    let mask: Vec<f32> = queries
-        .flat_map(|query| {
-            let seen = span.first_seen(query)..=query;
-            stored.clone().map(move |key| if seen.contains(&key) { 0.0 } else { f32::NEG_INFINITY })
-        })
-        .collect();
-    Tensor::from_vec(mask, shape, device)
+    let positions = |positions: Range<usize>| Tensor::arange(positions.start as u32, positions.end as u32, device);
+    let keys = positions(stored.clone())?.reshape((1, 1, stored.len()))?.broadcast_as(shape)?;
+    let last = positions(queries.clone())?.reshape((1, queries.len(), 1))?.broadcast_as(shape)?;
+    let mut is_seen = keys.le(&last)?;
+    if span != Span::All {
+        let first: Vec<u32> = queries.clone().map(|query| span.first_seen(query) as u32).collect();
+        let first = Tensor::from_vec(first, (1, queries.len(), 1), device)?.broadcast_as(shape)?;
+        is_seen = (is_seen * keys.ge(&first)?)?;
+    }
+    let [seen, hidden] = [0.0, f32::NEG_INFINITY].map(|value| Tensor::new(value, device)?.broadcast_as(shape));
+    is_seen.where_cond(&seen?, &hidden?).map(Some)
 }

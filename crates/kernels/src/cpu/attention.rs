@@ -270,10 +270,10 @@ fn attend(isa: Isa, vectors: usize, task: &Task<'_>) -> Partial {
         (Isa::Avx2, _) => unsafe { attend_avx2::<2>(task) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, 1) => unsafe { attend_avx512::<1>(task) },
+        (Isa::Avx512 | Isa::Amx, 1) => unsafe { attend_avx512::<1>(task) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, _) => unsafe { attend_avx512::<2>(task) },
+        (Isa::Avx512 | Isa::Amx, _) => unsafe { attend_avx512::<2>(task) },
         // Nothing here needs the dot product of bytes.
         #[cfg(target_arch = "aarch64")]
         (Isa::Neon | Isa::NeonDot, 1) => attend_with::<Neon<false>, 1>(task),

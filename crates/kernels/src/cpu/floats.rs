@@ -197,7 +197,7 @@ pub(super) unsafe fn run(isa: Isa, task: &Task<'_>) {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => each_type!(avx2),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => each_type!(avx512),
+        Isa::Avx512 | Isa::Amx => each_type!(avx512),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon | Isa::NeonDot => each_type!(neon),
     }

@@ -51,7 +51,7 @@ fn unpack(isa: Isa, packed_type: PackedType, blocks: &[u8], out: &mut [f32]) {
         Isa::Avx2 => unsafe { unpack_avx2(packed_type, blocks, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { unpack_avx512(packed_type, blocks, out) },
+        Isa::Avx512 | Isa::Amx => unsafe { unpack_avx512(packed_type, blocks, out) },
         _ => packed_type.unpack(blocks, out),
     }
 }

@@ -12,7 +12,7 @@ use super::pack::Kind;
 use super::product::{Task, multiply, unpack_row};
 use super::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
-use super::{avx2::Avx2, avx512::Avx512};
+use super::{amx, avx2::Avx2, avx512::Avx512};
 
 /// A set of instructions that there are products for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,9 @@ pub(crate) enum Isa {
     /// With VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// For several tokens; for few, AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     #[cfg(target_arch = "aarch64")]
     Neon,
     /// With the dot-product instructions.
@@ -49,6 +52,7 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vnni");
             sets.extend(has_avx2.then_some(Self::Avx2));
             sets.extend((has_avx2 && has_avx512).then_some(Self::Avx512));
+            sets.extend((has_avx2 && has_avx512 && (amx::is_permitted() || cfg!(test))).then_some(Self::Amx));
         }
         #[cfg(target_arch = "aarch64")]
         {
@@ -76,6 +80,8 @@ impl Isa {
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => "amx",
             #[cfg(target_arch = "aarch64")]
             Self::Neon => "neon",
             #[cfg(target_arch = "aarch64")]
@@ -92,7 +98,7 @@ impl Isa {
             Self::Avx2 => unsafe { quantize_avx2(x, groups) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { quantize_avx512(x, groups) },
+            Self::Avx512 | Self::Amx => unsafe { quantize_avx512(x, groups) },
             #[cfg(target_arch = "aarch64")]
             Self::Neon | Self::NeonDot => activations::quantize(x, groups),
         }
@@ -114,6 +120,15 @@ impl Isa {
             Kind::IQ4NL => unpack_row::<Iq4Nl>(tile, row, out),
             Kind::IQ4XS => unpack_row::<Iq4Xs>(tile, row, out),
             Kind::MXFP4 => unpack_row::<Mxfp4>(tile, row, out),
+        }
+    }
+
+    /// Whether products with so many tokens are made by panels.
+    pub(crate) fn takes_panels(self, tokens: usize) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => tokens >= amx::LEAST,
+            _ => false,
         }
     }
 
@@ -149,7 +164,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => each_kind!(avx2),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => each_kind!(avx512),
+            Self::Amx if !task.panels.is_empty() => each_kind!(amx),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 | Self::Amx => each_kind!(avx512),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => each_kind!(neon),
             #[cfg(target_arch = "aarch64")]
@@ -187,6 +204,13 @@ unsafe fn avx2<B: Blocks>(task: &Task<'_>) {
 unsafe fn avx512<B: Blocks>(task: &Task<'_>) {
     // SAFETY: as asked of the caller.
     unsafe { multiply::<Avx512, B>(task) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn amx<B: Blocks>(task: &Task<'_>) {
+    // SAFETY: as asked of the caller.
+    unsafe { amx::multiply::<B>(task) }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -7,6 +7,8 @@
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -15,6 +17,7 @@ mod isa;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
+mod panels;
 mod product;
 mod scalar;
 mod simd;
@@ -28,6 +31,7 @@ pub(crate) use self::isa::Isa;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use self::neon::Neon;
 use self::pack::Kind;
+use self::panels::{PANEL, Panel, TILES, TOKENS};
 use self::product::{Output, Task};
 pub(crate) use self::scalar::Scalar;
 use self::simd::ROWS;
@@ -173,7 +177,13 @@ impl<B: AsRef<[u8]> + Send + Sync> Tiles<B> {
             let mut first = 0;
             for (((matrix, _), bias), count) in set.iter().zip(biases).zip(counts).filter(|(_, count)| **count > 0) {
                 let x = &groups[first * per_row..(first + count) * per_row];
-                tasks.extend(matrix.work(x, *count, bias.as_deref(), output.as_mut_ptr().wrapping_add(first * rows)));
+                tasks.extend(matrix.work(
+                    x,
+                    &[],
+                    *count,
+                    bias.as_deref(),
+                    output.as_mut_ptr().wrapping_add(first * rows),
+                ));
                 first += count;
             }
             outputs.push(output);
@@ -227,12 +237,13 @@ fn multiply<B: AsRef<[u8]> + Sync>(
     tokens: usize,
 ) -> Vec<Vec<f32>> {
     let groups = rounded(isa, x, tokens);
+    let panels = if isa.takes_panels(tokens) { panels::panels(&groups, tokens) } else { Vec::new() };
     let mut outputs: Vec<Vec<f32>> =
         matrices.iter().map(|(matrix, _)| Vec::with_capacity(tokens * matrix.rows)).collect();
     let tasks: Vec<Work<'_>> = matrices
         .iter()
         .zip(&mut outputs)
-        .flat_map(|((matrix, bias), output)| matrix.work(&groups, tokens, *bias, output.as_mut_ptr()))
+        .flat_map(|((matrix, bias), output)| matrix.work(&groups, &panels, tokens, *bias, output.as_mut_ptr()))
         .collect();
     run(isa, &tasks);
     for (output, (matrix, _)) in outputs.iter_mut().zip(matrices) {
@@ -287,6 +298,7 @@ impl<B: AsRef<[u8]>> Tiles<B> {
     fn work<'a>(
         &'a self,
         x: &'a [Group],
+        panels: &'a [Panel],
         tokens: usize,
         bias: Option<&'a [f32]>,
         output: *mut f32,
@@ -294,11 +306,22 @@ impl<B: AsRef<[u8]>> Tiles<B> {
         /// Bytes of weights for one token: some microseconds.
         const BYTES: usize = 64 << 10;
         let Self { kind, rows, tile_bytes, .. } = *self;
-        let at_once = (BYTES / (tile_bytes * tokens.div_ceil(4))).max(1);
+        let groups = x.len() / tokens;
+        let (at_once, tokens_at_once) = if panels.is_empty() {
+            ((BYTES / (tile_bytes * tokens.div_ceil(4))).max(1), tokens)
+        } else {
+            (TILES, TOKENS)
+        };
         let tiles = self.bytes.as_ref().chunks(at_once * tile_bytes).enumerate();
-        tiles.map(move |(index, tiles)| {
-            let output = Output { values: output, rows, bias };
-            Work(kind, Task { tiles, tile_bytes, first: index * at_once, x, tokens, output })
+        tiles.flat_map(move |(index, tiles)| {
+            x.chunks(tokens_at_once * groups).enumerate().map(move |(part, x)| {
+                let token = part * tokens_at_once;
+                let tokens = x.len() / groups;
+                let panels = panels.get(token / PANEL * groups..).unwrap_or_default();
+                let panels = &panels[..panels.len().min(tokens.div_ceil(PANEL) * groups)];
+                let output = Output { values: output.wrapping_add(token * rows), rows, bias };
+                Work(kind, Task { tiles, tile_bytes, first: index * at_once, x, panels, tokens, output })
+            })
         })
     }
 }

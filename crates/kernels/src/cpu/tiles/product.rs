@@ -4,6 +4,7 @@
 
 use super::activations::Group;
 use super::blocks::Blocks;
+use super::panels::Panel;
 use super::scalar::Scalar;
 use super::simd::{ROWS, Simd};
 
@@ -16,6 +17,28 @@ pub(crate) struct Output<'a> {
     pub(crate) bias: Option<&'a [f32]>,
 }
 
+impl Output<'_> {
+    /// Writes a token's sums with the rows of a tile from `row` on, of which the last tile may have fewer.
+    ///
+    /// # Safety
+    /// As [`multiply`] asks.
+    #[inline(always)]
+    pub(crate) unsafe fn write(&self, token: usize, row: usize, mut sums: [f32; ROWS]) {
+        let rows = ROWS.min(self.rows - row);
+        if let Some(bias) = self.bias {
+            sums.iter_mut().zip(&bias[row..]).for_each(|(sum, bias)| *sum += bias);
+        }
+        // SAFETY: as asked of the caller. Nearly all tiles are whole, and a copy of a known length is an instruction.
+        unsafe {
+            let to = self.values.add(token * self.rows + row);
+            match rows {
+                ROWS => to.cast::<[f32; ROWS]>().write_unaligned(sums),
+                _ => to.copy_from_nonoverlapping(sums.as_ptr(), rows),
+            }
+        }
+    }
+}
+
 /// Tiles from `first` on, with all of `tokens`, each of which has `columns / 32` groups in `x`.
 #[derive(Clone, Copy)]
 pub(crate) struct Task<'a> {
@@ -23,6 +46,8 @@ pub(crate) struct Task<'a> {
     pub(crate) tile_bytes: usize,
     pub(crate) first: usize,
     pub(crate) x: &'a [Group],
+    /// The same in panels, where the instruction set has them for so many tokens.
+    pub(crate) panels: &'a [Panel],
     pub(crate) tokens: usize,
     pub(crate) output: Output<'a>,
 }
@@ -67,17 +92,9 @@ unsafe fn tokens<S: Simd, B: Blocks, const T: usize, const R: usize>(
     for (i, tile) in task.tiles.chunks_exact(task.tile_bytes).enumerate() {
         let sums = tile_product::<S, B, T, R>(tile, &of_tokens);
         let row = (task.first + i) * ROWS;
-        let rows = ROWS.min(task.output.rows - row);
         for (t, sums) in sums.as_flattened().iter().enumerate() {
-            let mut sums = S::to_array(*sums);
-            if let Some(bias) = task.output.bias {
-                sums.iter_mut().zip(&bias[row..]).for_each(|(sum, bias)| *sum += bias);
-            }
-            // SAFETY: as asked of the caller; the last tile may have fewer rows.
-            unsafe {
-                let to = task.output.values.add((token + t) * task.output.rows + row);
-                to.copy_from_nonoverlapping(sums.as_ptr(), rows);
-            }
+            // SAFETY: as asked of the caller.
+            unsafe { task.output.write(token + t, row, S::to_array(*sums)) }
         }
     }
     T * R
