@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use chat::{ChatEvent, ChatRequest, Finish, Message, Role, SamplingParams};
-use engine::LoadSpec;
+use engine::{Draft, Guesses, LoadSpec};
 use futures::StreamExt;
 use vitals::ThermalState;
 
@@ -154,13 +154,13 @@ impl<'a> DepthBench<'a> {
         }
         let (engine, path) = (app.inner.engine.clone(), entry.path.clone());
         // Prompts of random words would say nothing about guesses.
-        engine.set_guesses(false);
+        engine.set_guesses(Guesses::None);
         let ends = tokio::task::spawn_blocking(move || engine.end_tokens(&path)).await;
         let ends = ends.map_err(|error| AppError::internal("reading the tokenizer", &error))??;
         Ok(Self {
             app,
             entry,
-            spec: app.load_spec(entry, context_len),
+            spec: LoadSpec { draft: Draft::None, ..app.load_spec(entry, context_len) },
             logit_bias: ends.into_iter().map(|token| (token, f32::NEG_INFINITY)).collect(),
             salt: RandomState::new().hash_one(0),
         })
