@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::{EngineConfig, EngineHandle, KvType, Unloaded, Wiring};
+use engine::{Draft, EngineConfig, EngineHandle, KvType, Unloaded, Wiring};
 use nodes::NodeAddress;
 use notify::RecommendedWatcher;
 use routing::{OffloadMode, Outlook, Policy, may_wire};

@@ -52,6 +52,8 @@ pub(crate) struct Ahead<'a> {
     pub(crate) sampler: Sampler,
     pub(crate) most: usize,
     pub(crate) guess: &'a mut Vec<TokenId>,
+    /// How probable the draft takes each guess to be.
+    pub(crate) sure: &'a mut Vec<f64>,
 }
 
 /// How far the draft has come with one answer.
@@ -131,7 +133,7 @@ impl DraftModel {
                 break;
             }
             let began = Instant::now();
-            self.forward(&mut wanted)?;
+            self.forward(&mut wanted, gain)?;
             // What is read first takes longer than a token.
             if round > 0 {
                 gain.note_draft(began.elapsed().as_secs_f64());
@@ -148,6 +150,7 @@ impl DraftModel {
         let mut pass = answers;
         for run in runs {
             run.ahead.guess.truncate(gain.best(answers, pass, &run.chances));
+            run.ahead.sure.truncate(run.ahead.guess.len());
             pass += run.ahead.guess.len();
         }
         Ok(started.elapsed().as_secs_f64())
@@ -156,6 +159,7 @@ impl DraftModel {
     /// Winds the draft back to where it agrees with the answer; `None` where it can't go on from there.
     fn begin<'a>(&self, ahead: Ahead<'a>) -> Option<Run<'a>> {
         ahead.guess.clear();
+        ahead.sure.clear();
         ahead.slot.keep(ahead.slot.common_prefix(ahead.tokens));
         let unread = &ahead.tokens[ahead.slot.len()..];
         let is_known = unread.iter().all(|token| (*token as usize) < self.vocabulary);
@@ -167,7 +171,7 @@ impl DraftModel {
     }
 
     /// Runs what each is to run next, and draws a guess after it.
-    fn forward(&self, runs: &mut [&mut Run<'_>]) -> Result<(), GenerateError> {
+    fn forward(&self, runs: &mut [&mut Run<'_>], gain: &Gain) -> Result<(), GenerateError> {
         let mut parts: Vec<Part<'_>> = runs
             .iter_mut()
             .map(|run| Part { tokens: &run.next, logits: 1, cache: run.ahead.slot.cache() })
@@ -183,7 +187,7 @@ impl DraftModel {
         for (run, mut logits) in runs.iter_mut().zip(logits) {
             run.ahead.slot.extend(&run.next);
             if !run.is_over {
-                run.draw(&mut logits, self.vocabulary);
+                run.draw(&mut logits, self.vocabulary, gain);
             }
         }
         Ok(())
@@ -192,7 +196,7 @@ impl DraftModel {
 
 impl Run<'_> {
     /// Draws as the answer would from these logits, and takes it as a guess.
-    fn draw(&mut self, logits: &mut [f32], vocabulary: usize) {
+    fn draw(&mut self, logits: &mut [f32], vocabulary: usize, gain: &Gain) {
         let plain = logits.to_vec();
         // Where there is nothing to draw, nothing more is guessed.
         match self.ahead.sampler.sample(logits, None) {
@@ -200,7 +204,9 @@ impl Run<'_> {
                 self.ahead.sampler.accept(draw.token);
                 self.ahead.guess.push(draw.token);
                 let before = self.chances.last().copied().unwrap_or(1.0);
-                self.chances.push(before * probability(&plain, draw.token));
+                let sure = probability(&plain, draw.token);
+                self.ahead.sure.push(sure);
+                self.chances.push(before * gain.chance(sure));
             }
             _ => self.is_over = true,
         }

@@ -160,13 +160,14 @@ struct Running {
 
 enum Stage {
     Prefill,
-    /// `lookup` has the sequence, the next token to be run at its end; `guess` is what may follow that one, found by `by`.
+    /// `lookup` has the sequence, the next token to be run at its end; `guess` is what may follow that one, and where the
+    /// draft made it, how `sure` of each token that is.
     Decode {
         answer: Box<Answer>,
         prefill: Duration,
         lookup: Lookup,
         guess: Vec<TokenId>,
-        by: Guesses,
+        sure: Vec<f64>,
     },
 }
 
@@ -595,14 +596,15 @@ impl Resident {
         let tries_draft = self.draft.is_some() && most > 0 && self.gain.tries_draft(decoding);
         let mut ahead = Vec::new();
         for running in &mut self.running {
-            let Stage::Decode { answer, lookup, guess, by, .. } = &mut running.stage else { continue };
+            let Stage::Decode { answer, lookup, guess, sure, .. } = &mut running.stage else { continue };
             let room = running.job.context_len.saturating_sub(lookup.tokens().len());
             let most = if running.slot.rewinds() { most.min(room) } else { 0 };
             let may = |by| running.job.relief.guesses(by);
-            (*guess, *by) = (lookup.guess(if may(Guesses::Lookup) { most } else { 0 }).to_vec(), Guesses::Lookup);
+            *guess = lookup.guess(if may(Guesses::Lookup) { most } else { 0 }).to_vec();
+            sure.clear();
             if let Some(slot) = running.draft.as_mut().filter(|_| guess.is_empty() && tries_draft && may(Guesses::Draft)) {
-                *by = Guesses::Draft;
-                ahead.push(Ahead { slot, tokens: lookup.tokens(), sampler: answer.sampler().clone(), most, guess });
+                let (tokens, sampler) = (lookup.tokens(), answer.sampler().clone());
+                ahead.push(Ahead { slot, tokens, sampler, most, guess, sure });
             }
         }
         let Some(draft) = self.draft.as_ref().filter(|_| !ahead.is_empty()) else { return Ok(0.0) };
@@ -659,21 +661,21 @@ impl Resident {
         };
         let is_prefill = running.iter().any(|running| matches!(running.stage, Stage::Prefill));
         let (answers, rows) = (running.len(), logits.len());
-        let (mut guessed, mut right, mut wrong) = (0, 0, 0);
+        let (mut guessed, mut right) = (0, 0);
         let mut logits = logits.as_mut_slice();
         for (running, (_, tokens)) in running.into_iter().zip(inputs) {
-            let own_guesses = running.guessed();
-            let (own, others) = logits.split_at_mut(own_guesses + 1);
+            let (own, others) = logits.split_at_mut(running.guessed() + 1);
             logits = others;
             running.slot.extend(tokens);
             if let Err(error) = running.take(own) {
                 running.fail(error);
             }
-            if running.is_drafted() {
-                let own_right = running.guessed();
-                guessed += own_guesses;
-                right += own_right;
-                wrong += usize::from(own_right < own_guesses);
+            if let Stage::Decode { guess, sure, .. } = &running.stage
+                && !sure.is_empty()
+            {
+                // Only those that were right are left.
+                (guessed, right) = (guessed + sure.len(), right + guess.len());
+                self.gain.note_guesses(sure, guess.len());
             }
         }
         let time = started.elapsed().as_secs_f64();
@@ -683,7 +685,7 @@ impl Resident {
             self.gain.note_pass(rows, time);
         }
         if drafting > 0.0 {
-            self.gain.note_drafted(answers, drafting, guessed, right, wrong);
+            self.gain.note_drafted(answers, drafting, guessed, right);
         }
         Ok(())
     }
@@ -714,11 +716,6 @@ impl Running {
         }
     }
 
-    /// Whether the draft made them.
-    fn is_drafted(&self) -> bool {
-        matches!(self.stage, Stage::Decode { by: Guesses::Draft, .. })
-    }
-
     /// Takes the logits after what was run: nothing but progress in the middle of a prompt, else the next token, and one
     /// more for each guess that was right.
     fn take(&mut self, logits: &mut [Vec<f32>]) -> Result<(), GenerateError> {
@@ -732,13 +729,13 @@ impl Running {
             let prefill = self.prefill_started.elapsed();
             let (answer, ended) = Answer::begin(&self.job)?;
             let lookup = Lookup::new(&self.job.prompt.tokens);
-            let (guess, by) = (Vec::new(), Guesses::Lookup);
-            self.stage = Stage::Decode { answer: Box::new(answer), prefill, lookup, guess, by };
+            let (guess, sure) = (Vec::new(), Vec::new());
+            self.stage = Stage::Decode { answer: Box::new(answer), prefill, lookup, guess, sure };
             if let Some(reason) = ended {
                 return self.finish(reason);
             }
         }
-        let Stage::Decode { answer, lookup, guess, by, .. } = &mut self.stage else { return Ok(()) };
+        let Stage::Decode { answer, lookup, guess, sure, .. } = &mut self.stage else { return Ok(()) };
         let (mut right, mut ended) = (0, None);
         for logits in logits {
             let draw = answer.draw(logits)?;
@@ -750,7 +747,7 @@ impl Running {
             }
             right += 1;
         }
-        if *by == Guesses::Lookup {
+        if sure.is_empty() {
             lookup.judge(guess.len(), right);
         }
         answer.note_guessed(right);
