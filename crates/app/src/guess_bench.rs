@@ -4,11 +4,11 @@ use chat::{ChatEvent, ChatRequest, Message, Role, SamplingParams};
 use engine::{Draft, Guesses, LoadSpec};
 use futures::StreamExt;
 
+use crate::App;
 use crate::answer::generate_error;
 use crate::depth_bench::Spread;
 use crate::error::{AppError, ErrorCode};
 use crate::model_list::ModelEntry;
-use crate::App;
 
 /// What is to be measured.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,7 +106,12 @@ impl App {
                     let tokens = finish.usage.map_or(0, |usage| usage.completion_tokens);
                     let passes = tokens.saturating_sub(finish.timings.guessed_tokens);
                     let tokens_per_sec = finish.timings.decode_tokens_per_sec.unwrap_or(0.0);
-                    return Ok(Timed { text, tokens, tokens_per_sec, passes_per_token: passes as f64 / tokens.max(1) as f64 });
+                    return Ok(Timed {
+                        text,
+                        tokens,
+                        tokens_per_sec,
+                        passes_per_token: passes as f64 / tokens.max(1) as f64,
+                    });
                 }
                 _ => {}
             }

@@ -331,7 +331,9 @@ impl Setup {
                 KvType::F16 => app::KvType::F16,
                 KvType::Q8 => app::KvType::Q8,
             }),
-            draft: self.draft.map(|file| if file.as_os_str() == "none" { app::Draft::None } else { app::Draft::Named(file) }),
+            draft: self
+                .draft
+                .map(|file| if file.as_os_str() == "none" { app::Draft::None } else { app::Draft::Named(file) }),
             threads: self.threads,
         })
     }

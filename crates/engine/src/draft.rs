@@ -172,10 +172,8 @@ impl DraftModel {
 
     /// Runs what each is to run next, and draws a guess after it.
     fn forward(&self, runs: &mut [&mut Run<'_>], gain: &Gain) -> Result<(), GenerateError> {
-        let mut parts: Vec<Part<'_>> = runs
-            .iter_mut()
-            .map(|run| Part { tokens: &run.next, logits: 1, cache: run.ahead.slot.cache() })
-            .collect();
+        let mut parts: Vec<Part<'_>> =
+            runs.iter_mut().map(|run| Part { tokens: &run.next, logits: 1, cache: run.ahead.slot.cache() }).collect();
         let logits = kernels::step(|| Ok(self.model.forward(&mut parts)?.to_vec2::<f32>()?));
         let logits: Vec<Vec<f32>> = match logits {
             Ok(logits) => logits,

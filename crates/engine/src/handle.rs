@@ -393,10 +393,7 @@ fn check_fits(shared: &Shared, model: &LoadSpec) -> Result<(), LoadError> {
 }
 
 /// The draft, where answers run on the CPU and there is room for it beside the model with its context full; and what is left for caches beside it.
-fn draft_beside(
-    header: &ModelHeader,
-    model: &LoadSpec,
-) -> Result<(Option<DraftFile>, Option<Bytes>), LoadError> {
+fn draft_beside(header: &ModelHeader, model: &LoadSpec) -> Result<(Option<DraftFile>, Option<Bytes>), LoadError> {
     let without = (None, model.cache_budget);
     let (path, is_named) = match &model.draft {
         _ if computes_on_gpu() => return Ok(without),

@@ -20,10 +20,10 @@ use crate::draft::{Ahead, DraftFile, DraftModel};
 use crate::gain::{Gain, MOST_DECODED};
 use crate::gguf::Gguf;
 use crate::handle::{EngineConfig, LoadedModel, Unloaded};
+use crate::header::Footprint;
 use crate::lookup::Lookup;
 use crate::model_text::{ModelText, Prompt, TextCache};
 use crate::models::{Loaded, Model, Part, TokenId};
-use crate::header::Footprint;
 use crate::relief::{Guesses, Relief};
 use crate::sampling::{Constraint, Sampler};
 use crate::saved_caches::{CacheFolder, LEAST_SAVED, SavedCaches};
@@ -602,7 +602,9 @@ impl Resident {
             let may = |by| running.job.relief.guesses(by);
             *guess = lookup.guess(if may(Guesses::Lookup) { most } else { 0 }).to_vec();
             sure.clear();
-            if let Some(slot) = running.draft.as_mut().filter(|_| guess.is_empty() && tries_draft && may(Guesses::Draft)) {
+            if let Some(slot) =
+                running.draft.as_mut().filter(|_| guess.is_empty() && tries_draft && may(Guesses::Draft))
+            {
                 let (tokens, sampler) = (lookup.tokens(), answer.sampler().clone());
                 ahead.push(Ahead { slot, tokens, sampler, most, guess, sure });
             }

@@ -31,7 +31,14 @@ fn messages(case: &Value) -> Vec<Message> {
 }
 
 fn spec() -> LoadSpec {
-    LoadSpec { path: starter(), context_len: 1024, kv_type: KvType::DEVICE, cache_budget: None, available: None, draft: engine::Draft::None }
+    LoadSpec {
+        path: starter(),
+        context_len: 1024,
+        kv_type: KvType::DEVICE,
+        cache_budget: None,
+        available: None,
+        draft: engine::Draft::None,
+    }
 }
 
 fn greedy(messages: Vec<Message>, max_tokens: usize) -> ChatRequest {

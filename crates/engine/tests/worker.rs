@@ -15,7 +15,14 @@ use testkit::gguf::tiny_model;
 
 fn spec(folder: &Path, seed: u64) -> LoadSpec {
     let path = tiny_model(seed).write(folder, &format!("tiny-{seed}.gguf")).unwrap();
-    LoadSpec { path, context_len: 512, kv_type: KvType::DEVICE, cache_budget: None, available: None, draft: engine::Draft::None }
+    LoadSpec {
+        path,
+        context_len: 512,
+        kv_type: KvType::DEVICE,
+        cache_budget: None,
+        available: None,
+        draft: engine::Draft::None,
+    }
 }
 
 fn request(text: &str, sampling: SamplingParams) -> ChatRequest {

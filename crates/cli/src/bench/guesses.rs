@@ -50,7 +50,10 @@ async fn measure(app: &App, plan: &GuessPlan, is_json: bool) -> anyhow::Result<V
     println!("computes  {}", app::device_name());
     println!("model     {}, draft {}", model.id, draft.as_deref().unwrap_or("none"));
     println!("\nmedians of {} (least–most)", plan.runs);
-    println!("{:<8} {:<8} {:>22} {:>8} {:>14} {:>7}  text", "task", "guesses", "tokens/s", "ratio", "passes/token", "tokens");
+    println!(
+        "{:<8} {:<8} {:>22} {:>8} {:>14} {:>7}  text",
+        "task", "guesses", "tokens/s", "ratio", "passes/token", "tokens"
+    );
     let mut plain = 0.0;
     let speeds = app
         .measure_guesses(&model, plan, |speed| {
