@@ -3,17 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use chat::{Bytes, ChatEvent, ChatRequest, Finish, Message, Role, SamplingParams};
+use chat::{Bytes, Finish};
 use engine::{KvType, ModelHeader};
-use futures::StreamExt;
-use routing::PlaceChoice;
 use serde::{Deserialize, Serialize};
 use store::{Store, StoreError};
 use vitals::machine;
 
+use crate::App;
+use crate::depth_bench::DepthBench;
 use crate::error::{AppError, ErrorCode};
-use crate::model_list::ModelEntry;
-use crate::{App, AskedBy};
 
 const SETTING: &str = "calibration";
 /// Larger than the caches of nearly every processor, and read in a tenth of a second by the slowest.
@@ -23,11 +21,10 @@ const LEAST_BUFFER: Bytes = Bytes::mib(64);
 /// Answers that are timed, of which the median counts, as long as they took less than `LIMIT` together.
 const RUNS: usize = 3;
 const LIMIT: Duration = Duration::from_secs(6);
+const PROMPT_TOKENS: usize = 256;
 const ANSWER_TOKENS: usize = 48;
 /// Asks for an answer that takes long.
 pub(crate) const LONG_ANSWER: &str = "Write all numbers from 1 to 500, one on each line, and nothing else.";
-/// Twelve of these are a prompt of about 250 tokens.
-const SENTENCE: &str = "The tide comes in and the tide goes out, and the gate lets the water of the marsh drain. ";
 /// Prompts and answers with fewer tokens say little about speed.
 const LEAST_PROMPT: usize = 64;
 const LEAST_ANSWER: usize = 16;
@@ -177,18 +174,17 @@ impl App {
         let header = entry.usable().ok_or_else(no_model)?.clone();
         let kv_type = self.settings().kv_type();
         let bandwidth = self.measure_bandwidth().await?;
+        let bench = DepthBench::new(self, &entry, PROMPT_TOKENS + ANSWER_TOKENS).await?;
+        // Each run has words of its own, so that no cache helps it.
+        let request = |run: usize| bench.random_prompt(run, PROMPT_TOKENS);
         // Loads the weights and wakes the clocks.
-        self.timed_answer(&entry, LONG_ANSWER, 8).await?;
+        bench.answer(&request(RUNS).await?, LEAST_ANSWER).await?;
         let (started, mut samples) = (Instant::now(), Vec::new());
-        // An answer may end before it says anything.
-        let says_enough = |samples: &[Sample]| samples.iter().any(|sample| sample.decode_tokens_per_sec.is_some());
-        while samples.len() < RUNS && (!says_enough(&samples) || started.elapsed() < LIMIT) {
-            // A number at the very start keeps the cache of one run from helping the next.
-            let prompt = format!("{}. {}\nContinue this text.", samples.len(), SENTENCE.repeat(12));
-            let finish = self.timed_answer(&entry, &prompt, ANSWER_TOKENS).await?;
+        while samples.len() < RUNS && (samples.is_empty() || started.elapsed() < LIMIT) {
+            let finish = bench.answer(&request(samples.len()).await?, ANSWER_TOKENS).await?;
             samples.push(Sample::of(&header, kv_type, &finish));
         }
-        let calibration = Calibration::of(entry.id, bandwidth, &samples).ok_or_else(|| {
+        let calibration = Calibration::of(entry.id.clone(), bandwidth, &samples).ok_or_else(|| {
             AppError::new(ErrorCode::EngineFailed, "The model's answers were too short to measure its speed.")
                 .with_hint("Choose another model, then measure again.")
         })?;
@@ -247,22 +243,6 @@ impl App {
             return Err(error.with_hint("Close programs that take memory, then measure again."));
         }
         Ok(free.min(BUFFER))
-    }
-
-    async fn timed_answer(&self, entry: &ModelEntry, prompt: &str, tokens: usize) -> Result<Finish, AppError> {
-        let request = ChatRequest {
-            model: Some(entry.id.clone()),
-            messages: vec![Message::new(Role::User, prompt)],
-            sampling: SamplingParams { temperature: Some(0.0), max_tokens: Some(tokens), ..SamplingParams::default() },
-            ..ChatRequest::default()
-        };
-        let mut events = self.complete(request, Some(PlaceChoice::Here), AskedBy::Terminal).await?.into_chat_events();
-        while let Some(event) = events.next().await {
-            if let ChatEvent::Finished(finish) = event? {
-                return Ok(finish);
-            }
-        }
-        Err(AppError::new(ErrorCode::CutOff, "The answer ended in the middle."))
     }
 }
 

@@ -118,7 +118,7 @@ impl App {
         mut on_answer: impl FnMut(&SustainedSpeed),
     ) -> Result<Vec<SustainedSpeed>, AppError> {
         let bench = DepthBench::new(self, entry, tokens + 2 * TEMPLATE_TOKENS).await?;
-        let request = bench.prompt(TEMPLATE_TOKENS, |words| bench.words(0, words)).await?;
+        let request = bench.random_prompt(0, TEMPLATE_TOKENS).await?;
         bench.answer(&request, 1).await?;
         let (started, mut speeds) = (Instant::now(), Vec::new());
         while started.elapsed() < time {
@@ -133,8 +133,8 @@ impl App {
     }
 }
 
-/// One model that is measured.
-struct DepthBench<'a> {
+/// One model that is measured; no token is guessed meanwhile.
+pub(crate) struct DepthBench<'a> {
     app: &'a App,
     entry: &'a ModelEntry,
     spec: LoadSpec,
@@ -145,7 +145,7 @@ struct DepthBench<'a> {
 }
 
 impl<'a> DepthBench<'a> {
-    async fn new(app: &'a App, entry: &'a ModelEntry, context_len: usize) -> Result<Self, AppError> {
+    pub(crate) async fn new(app: &'a App, entry: &'a ModelEntry, context_len: usize) -> Result<Self, AppError> {
         let no_model = || AppError::new(ErrorCode::NoModel, "There is no model to measure with.");
         let trained = entry.usable().ok_or_else(no_model)?.context_len;
         if trained < context_len {
@@ -153,10 +153,10 @@ impl<'a> DepthBench<'a> {
             return Err(AppError::new(ErrorCode::BadRequest, sentence));
         }
         let (engine, path) = (app.inner.engine.clone(), entry.path.clone());
-        // Prompts of random words would say nothing about guesses.
-        engine.set_guesses(Guesses::None);
         let ends = tokio::task::spawn_blocking(move || engine.end_tokens(&path)).await;
         let ends = ends.map_err(|error| AppError::internal("reading the tokenizer", &error))??;
+        // What is guessed is the text's merit, not the machine's.
+        app.inner.engine.set_guesses(Guesses::None);
         Ok(Self {
             app,
             entry,
@@ -168,7 +168,7 @@ impl<'a> DepthBench<'a> {
 
     async fn measure(&self, depth: usize, plan: &DepthPlan, bandwidth: f64) -> Result<DepthSpeed, AppError> {
         // The words of each depth are its own; what is prefilled behind them is another text in each run.
-        let base = self.prompt(depth, |words| self.words(depth, words)).await?;
+        let base = self.random_prompt(depth, depth).await?;
         let behind = |run: usize, words: usize| {
             let known = base.messages[0].text.expose();
             let gap = if known.is_empty() { "" } else { " " };
@@ -205,6 +205,11 @@ impl<'a> DepthBench<'a> {
         words(self.salt ^ text as u64, count)
     }
 
+    /// A request of `tokens` tokens, or as many more as the template alone has: random words, others for each `text`.
+    pub(crate) async fn random_prompt(&self, text: usize, tokens: usize) -> Result<ChatRequest, AppError> {
+        self.prompt(tokens, |words| self.words(text, words)).await
+    }
+
     /// The request whose prompt has `tokens` tokens, or as many more as the template alone has; `text` gives one of about
     /// as many tokens as it is asked for.
     async fn prompt(&self, tokens: usize, text: impl Fn(usize) -> String) -> Result<ChatRequest, AppError> {
@@ -222,7 +227,8 @@ impl<'a> DepthBench<'a> {
         Ok(request(text(wanted)))
     }
 
-    async fn answer(&self, request: &ChatRequest, tokens: usize) -> Result<Finish, AppError> {
+    /// An answer of exactly `tokens` tokens.
+    pub(crate) async fn answer(&self, request: &ChatRequest, tokens: usize) -> Result<Finish, AppError> {
         let mut request = request.clone();
         // Drawn at random, as most answers are, so that the text doesn't repeat itself for want of an end.
         request.sampling = SamplingParams {
@@ -239,6 +245,12 @@ impl<'a> DepthBench<'a> {
             }
         }
         Err(AppError::new(ErrorCode::CutOff, "The answer ended in the middle."))
+    }
+}
+
+impl Drop for DepthBench<'_> {
+    fn drop(&mut self) {
+        self.app.inner.engine.set_guesses(true);
     }
 }
 

@@ -125,10 +125,30 @@ pub struct Finish {
 
 impl Finish {
     /// Passes over the weights per second while it was written: the machine's own speed, which guesses don't change.
+    /// `None` where more than a tenth of the tokens was guessed: a pass that checks guesses takes longer than one for a
+    /// single token.
     pub fn passes_per_sec(&self) -> Option<f64> {
         let speed = self.timings.decode_tokens_per_sec?;
         let (guessed, tokens) = (self.timings.guessed_tokens, self.usage.map_or(0, |usage| usage.completion_tokens));
-        let passes = if tokens > guessed { (tokens - guessed) as f64 / tokens as f64 } else { 1.0 };
-        Some(speed * passes)
+        let is_plain = guessed == 0 || guessed.saturating_mul(10) <= tokens;
+        is_plain.then(|| if guessed == 0 { speed } else { speed * (tokens - guessed) as f64 / tokens as f64 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_was_guessed_says_nothing_of_the_machine() {
+        let passes = |completion_tokens, guessed_tokens| {
+            let timings = Timings { decode_tokens_per_sec: Some(50.0), guessed_tokens, ..Timings::default() };
+            let usage = Some(Usage { completion_tokens, ..Usage::default() });
+            Finish { reason: FinishReason::Stop, usage, timings }.passes_per_sec()
+        };
+        assert_eq!(passes(100, 0), Some(50.0));
+        assert_eq!(passes(100, 10), Some(45.0));
+        assert_eq!(passes(100, 11), None);
+        assert_eq!(passes(0, 3), None);
     }
 }

@@ -26,7 +26,7 @@ async fn main() -> Result<()> {
     let spec = LoadSpec {
         path: path.clone(),
         context_len,
-        kv_type: KvType::DEVICE,
+        kv_type: KvType::DEFAULT,
         cache_budget: None,
         available: None,
         draft: engine::Draft::None,
@@ -42,7 +42,7 @@ async fn main() -> Result<()> {
     }
     let peak = status(&["VmHWM"]).context("the peak")?;
     let measured = peak.saturating_sub(before);
-    let forecast = header.footprint(context_len, KvType::DEVICE);
+    let forecast = header.footprint(context_len, KvType::DEFAULT);
     let tokens = usage.map_or(0, |usage| usage.prompt_tokens + usage.completion_tokens);
     println!("{}: {}, {tokens} tokens of {context_len}", path.display(), device_name());
     println!(

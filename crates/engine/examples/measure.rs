@@ -19,7 +19,7 @@ async fn main() -> Result<()> {
     let header = read_header(&path)?;
     println!("header {:?}: {} {}", started.elapsed(), header.architecture, header.quantization);
     header.check_supported()?;
-    let footprint = header.footprint(4096, KvType::DEVICE);
+    let footprint = header.footprint(4096, KvType::DEFAULT);
     println!(
         "{}; predicted at 4096: weights {}, kv cache {}, scratch {}",
         device_name(),
@@ -34,7 +34,7 @@ async fn main() -> Result<()> {
     let spec = LoadSpec {
         path: path.clone(),
         context_len: 4096,
-        kv_type: KvType::DEVICE,
+        kv_type: KvType::DEFAULT,
         cache_budget: None,
         available: None,
         draft: engine::Draft::None,

@@ -10,7 +10,8 @@ use crate::gguf::TensorInfo;
 
 pub(crate) const IS_FOR_GPU: bool = cfg!(any(feature = "metal", feature = "cuda"));
 
-/// How keys and values are kept. The default is what the device computes fastest with: f32 on the CPU, f16 on a GPU.
+/// How keys and values are kept. The default is f16, as llama.cpp has it: half the memory of f32, and half of what a long
+/// context has every token read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvType {
     /// As they are computed.
@@ -24,7 +25,7 @@ pub enum KvType {
 
 impl KvType {
     /// The default.
-    pub const DEVICE: Self = if IS_FOR_GPU { Self::F16 } else { Self::F32 };
+    pub const DEFAULT: Self = Self::F16;
 
     /// How numbers are kept that this type doesn't pack.
     pub(crate) const fn unpacked(self) -> DType {
@@ -37,7 +38,7 @@ impl KvType {
 
 impl Default for KvType {
     fn default() -> Self {
-        Self::DEVICE
+        Self::DEFAULT
     }
 }
 
@@ -119,6 +120,15 @@ pub(crate) fn unpacked_bytes(packing: Packing, rows: usize, columns: usize) -> u
     }
 }
 
+/// Whether a tensor of which only rows are looked up stays in the mapped file, from which the CPU reads them.
+pub(crate) fn is_left_in_file(name: &str) -> bool {
+    !IS_FOR_GPU && is_embedding(name)
+}
+
+fn is_embedding(name: &str) -> bool {
+    matches!(name, "token_embd.weight" | "per_layer_token_embd.weight")
+}
+
 /// Whether it is one of the matrices that latent attention takes into queries and output.
 fn is_latent(name: &str) -> bool {
     name.ends_with(".attn_k_b.weight") || name.ends_with(".attn_v_b.weight")
@@ -128,9 +138,8 @@ fn is_latent(name: &str) -> bool {
 /// and the matrices of latent attention are unpacked to f32, and tables of whole numbers become indices.
 pub(crate) fn unpacked_copy_bytes(name: &str, tensor: &TensorInfo) -> u64 {
     let values = tensor.shape.iter().map(|dimension| *dimension as u64).product::<u64>();
-    let is_table = matches!(name, "token_embd.weight" | "per_layer_token_embd.weight");
     match tensor.tensor_type.packing() {
-        _ if IS_FOR_GPU || is_table => 0,
+        _ if IS_FOR_GPU || is_embedding(name) => 0,
         None => values.saturating_mul(size_of::<usize>() as u64),
         Some(Packing::Candle(GgmlDType::F32)) => values.saturating_mul(4),
         Some(_) if tensor.shape.len() == 1 || is_latent(name) => values.saturating_mul(4),

@@ -11,7 +11,8 @@ use chat::Bytes;
 use crate::device::KvType;
 use crate::gain::Gain;
 use crate::gguf::{Gguf, same_vocabulary};
-use crate::header::{Footprint, ModelHeader};
+use crate::header::Footprint;
+use crate::model_text::ModelFile;
 use crate::models::{Loaded, Model, Part, TokenId};
 use crate::sampling::Sampler;
 use crate::slot::{FreeSlots, Slot};
@@ -43,7 +44,7 @@ pub(crate) struct DraftFile {
 }
 
 /// An answer that is guessed on.
-pub(crate) struct Ahead<'a> {
+pub(crate) struct Guessed<'a> {
     /// The draft's own, with whatever it has read of the answer.
     pub(crate) slot: &'a mut Slot,
     /// The whole sequence.
@@ -58,7 +59,7 @@ pub(crate) struct Ahead<'a> {
 
 /// How far the draft has come with one answer.
 struct Run<'a> {
-    ahead: Ahead<'a>,
+    ahead: Guessed<'a>,
     /// What it runs next.
     next: Vec<TokenId>,
     /// That the guesses so far are right, up to each of them.
@@ -77,16 +78,16 @@ impl DraftModel {
         main: &Gguf,
         kv_type: KvType,
         footprint: Footprint,
-        load: impl FnOnce(&Gguf) -> Result<Loaded, LoadError>,
+        load: impl FnOnce(&ModelFile) -> Result<Loaded, LoadError>,
     ) -> Result<Self, LoadError> {
-        let gguf = Gguf::open(path)?;
-        let header = ModelHeader::from_gguf(&gguf)?;
+        let file = ModelFile::open(path)?;
+        let ModelFile { gguf, header, .. } = &file;
         header.check_supported()?;
         let name = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if !same_vocabulary(main, &gguf) {
+        if !same_vocabulary(main, gguf) {
             return Err(LoadError::WrongDraft { file: name(), why: "its vocabulary is another" });
         }
-        let Loaded { model, .. } = load(&gguf)?;
+        let Loaded { model, .. } = load(&file)?;
         if !model.new_cache(kv_type).rewinds() {
             return Err(LoadError::WrongDraft { file: name(), why: "its layers can't take a token back" });
         }
@@ -121,7 +122,7 @@ impl DraftModel {
     ///
     /// # Errors
     /// When its graph fails; its caches are as before.
-    pub(crate) fn guess(&self, ahead: Vec<Ahead<'_>>, pass: usize, gain: &mut Gain) -> Result<f64, GenerateError> {
+    pub(crate) fn guess(&self, ahead: Vec<Guessed<'_>>, pass: usize, gain: &mut Gain) -> Result<f64, GenerateError> {
         let started = Instant::now();
         let answers = pass;
         let mut pass = pass;
@@ -157,7 +158,7 @@ impl DraftModel {
     }
 
     /// Winds the draft back to where it agrees with the answer; `None` where it can't go on from there.
-    fn begin<'a>(&self, ahead: Ahead<'a>) -> Option<Run<'a>> {
+    fn begin<'a>(&self, ahead: Guessed<'a>) -> Option<Run<'a>> {
         ahead.guess.clear();
         ahead.sure.clear();
         ahead.slot.keep(ahead.slot.common_prefix(ahead.tokens));

@@ -74,7 +74,7 @@ impl Evaluator {
             if let Some(bos) = bos {
                 window[0] = bos;
             }
-            let (first, mut sequence) = (window.len() / 2, self.sequence(KvType::DEVICE));
+            let (first, mut sequence) = (window.len() / 2, self.sequence(KvType::DEFAULT));
             for (part, chunk) in window.chunks(LOGITS_AT_ONCE).enumerate() {
                 for (i, logits) in self.logits(&mut [(chunk, &mut sequence)])?.iter().enumerate() {
                     let at = part * LOGITS_AT_ONCE + i;

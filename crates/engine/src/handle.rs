@@ -14,12 +14,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::device::{KvType, computes_on_gpu};
 use crate::draft::DraftFile;
-use crate::header::{Footprint, ModelHeader, read_header};
+use crate::header::{Footprint, ModelHeader};
+use crate::model_text::{ModelFile, ModelText};
 use crate::relief::Guesses;
 use crate::rendered::RenderedAnswer;
 use crate::sampling::Sampler;
 use crate::wiring::Wiring;
-use crate::worker::{Command, EventSender, Job, Loader, Queued, Shared, Worker, device_loader};
+use crate::worker::{Ahead, Command, EventSender, Job, Loader, Queued, Shared, Worker, device_loader};
 use crate::{GenerateError, LoadError};
 
 /// How the engine runs.
@@ -328,7 +329,7 @@ fn prepare(requests: &Receiver<Request>, commands: &SyncSender<Command>, shared:
                 if events.is_closed() || shared.stopping.load(Ordering::Relaxed) {
                     continue;
                 }
-                match prepare_job(shared, &model, *request, accepted, events.clone(), queued) {
+                match prepare_job(shared, commands, &model, *request, accepted, events.clone(), queued) {
                     Ok(job) => Command::Generate(Box::new(job)),
                     Err(error) => {
                         let _ = events.send(Err(error));
@@ -346,17 +347,17 @@ fn prepare(requests: &Receiver<Request>, commands: &SyncSender<Command>, shared:
 
 fn prepare_job(
     shared: &Shared,
+    commands: &SyncSender<Command>,
     model: &LoadSpec,
     request: ChatRequest,
     accepted: Instant,
     events: EventSender,
     queued: Queued,
 ) -> Result<Job, GenerateError> {
-    check_fits(shared, model)?;
-    let text = shared.texts.get(&model.path)?;
+    let text = text_of(shared, commands, model, &events)?;
     let prompt = text.prompt(&request)?;
-    let context_len = text.header.usable_context(model.context_len);
-    let (draft, cache_budget) = draft_beside(&text.header, model)?;
+    let context_len = text.file.header.usable_context(model.context_len);
+    let (draft, cache_budget) = draft_beside(&text.file.header, model)?;
     let sampling = request.sampling;
     let conversation = &prompt.tokens[..prompt.answer_at];
     let sampler = Sampler::new(&sampling, &text.sampling, fresh_seed(), conversation)?;
@@ -380,15 +381,31 @@ fn prepare_job(
     })
 }
 
+/// The text part of a model. Where it has to be read, the compute thread loads the weights meanwhile.
+fn text_of(
+    shared: &Shared,
+    commands: &SyncSender<Command>,
+    model: &LoadSpec,
+    events: &EventSender,
+) -> Result<Arc<ModelText>, LoadError> {
+    if let Some(text) = shared.texts.known(&model.path)? {
+        check_fits(&text.file.header, model)?;
+        return Ok(text);
+    }
+    let file = Arc::new(ModelFile::open(&model.path)?);
+    check_fits(&file.header, model)?;
+    file.header.check_supported()?;
+    let context_len = file.header.usable_context(model.context_len);
+    let ahead = Ahead { file: file.clone(), context_len, kv_type: model.kv_type, events: events.clone() };
+    // When the compute thread is gone, whoever asked hears of it when the request itself is sent.
+    let _ = commands.send(Command::Load(Box::new(ahead)));
+    shared.texts.read(&model.path, file)
+}
+
 /// Refuses a model that takes more than there is, before so much as its tokenizer is read.
-fn check_fits(shared: &Shared, model: &LoadSpec) -> Result<(), LoadError> {
+fn check_fits(header: &ModelHeader, model: &LoadSpec) -> Result<(), LoadError> {
     let Some(available) = model.available else { return Ok(()) };
-    let needed =
-        |header: &ModelHeader| header.footprint(header.usable_context(model.context_len), model.kv_type).total();
-    let needed = match shared.texts.known(&model.path)? {
-        Some(text) => needed(&text.header),
-        None => needed(&read_header(&model.path)?),
-    };
+    let needed = header.footprint(header.usable_context(model.context_len), model.kv_type).total();
     if needed > available { Err(LoadError::NotEnoughMemory { needed, available }) } else { Ok(()) }
 }
 
@@ -402,7 +419,7 @@ fn draft_beside(header: &ModelHeader, model: &LoadSpec) -> Result<(Option<DraftF
         Draft::Found(path) => (path, false),
     };
     let context_len = header.usable_context(model.context_len);
-    let footprint = match read_header(path) {
+    let footprint = match crate::read_header(path) {
         Ok(draft) => draft.footprint(context_len, model.kv_type),
         Err(error) if is_named => return Err(error),
         Err(_) => return Ok(without),
@@ -464,8 +481,8 @@ mod tests {
     async fn after(fault: Fault) -> (Vec<GenerateError>, ChatEvent) {
         let folder = tempfile::tempdir().unwrap();
         let armed = Arc::new(AtomicBool::new(true));
-        let loader: Loader = Box::new(move |gguf, on_progress| {
-            let loaded = models::load(gguf, &Device::Cpu, on_progress)?;
+        let loader: Loader = Box::new(move |file, on_progress| {
+            let loaded = models::load(&file.gguf, &Device::Cpu, on_progress)?;
             let model = Box::new(Failing { model: loaded.model, armed: armed.clone(), fault });
             Ok(Loaded { model, in_use: loaded.in_use })
         });
@@ -473,7 +490,7 @@ mod tests {
         let spec = LoadSpec {
             path: tiny_model(1).write(folder.path(), "m.gguf").unwrap(),
             context_len: 64,
-            kv_type: KvType::DEVICE,
+            kv_type: KvType::DEFAULT,
             cache_budget: None,
             available: None,
             draft: Draft::None,
@@ -489,6 +506,35 @@ mod tests {
         let last = engine.chat(spec, request).collect::<Vec<_>>().await.pop().unwrap().unwrap();
         engine.shutdown().await;
         (failed, last)
+    }
+
+    /// Weights are loaded while the prompt is made; where that fails, the request itself tries again and tells.
+    #[tokio::test]
+    async fn what_fails_ahead_of_a_request_is_tried_again() {
+        for (failures, is_answered) in [(1, true), (2, false)] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut left = failures;
+            let loader: Loader = Box::new(move |file, on_progress| {
+                if left > 0 {
+                    left -= 1;
+                    return Err(LoadError::Missing("a tensor".to_owned()));
+                }
+                models::load(&file.gguf, &Device::Cpu, on_progress)
+            });
+            let engine = EngineHandle::start_with(&EngineConfig::default(), loader);
+            let spec = LoadSpec {
+                path: tiny_model(1).write(folder.path(), "m.gguf").unwrap(),
+                context_len: 64,
+                kv_type: KvType::DEFAULT,
+                cache_budget: None,
+                available: None,
+                draft: Draft::None,
+            };
+            let request = ChatRequest { messages: vec![Message::new(Role::User, "Hi")], ..ChatRequest::default() };
+            let last = engine.chat(spec, request).collect::<Vec<_>>().await.pop().unwrap();
+            assert_eq!(last.is_ok(), is_answered, "{last:?}");
+            engine.shutdown().await;
+        }
     }
 
     #[tokio::test]

@@ -140,7 +140,7 @@ impl ModelHeader {
         // Measured on the starter model: 22 MB for 151,936 words, the part of the file that they stand in included.
         let tokenizer = self.vocabulary.saturating_mul(160);
         Footprint {
-            weights: self.weight_bytes.saturating_add(Bytes(self.traffic.repacked)),
+            weights: Bytes((self.weight_bytes.0 - self.traffic.left_in_file).saturating_add(self.traffic.repacked)),
             kv_cache: Bytes(kv_cache),
             scratch: Bytes(
                 [activations, unpacked, logits, tokenizer, RUNNING.0].into_iter().fold(0, u64::saturating_add),
@@ -195,6 +195,8 @@ impl ModelHeader {
 struct WeightTraffic {
     /// Bytes of the layouts in which the device holds the weights beyond the file's.
     repacked: u64,
+    /// Bytes of tables of which the CPU reads single rows: pages of the file, of which hardly any is in memory.
+    left_in_file: u64,
     /// Bytes read for a token of a decode.
     read_per_token: u64,
     /// Weights that a token is multiplied with.
@@ -220,6 +222,9 @@ impl WeightTraffic {
             all.repacked += unpacked;
             if gguf.is_only_looked_up(name) {
                 all.read_per_token += tensor.bytes as u64 / (rows as u64).max(1);
+                if device::is_left_in_file(name) {
+                    all.left_in_file += tensor.bytes as u64;
+                }
                 continue;
             }
             if copied == 0 {

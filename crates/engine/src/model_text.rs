@@ -15,16 +15,21 @@ use crate::template::{ChatTemplate, Rendered};
 use crate::tokenizer::Tokenizer;
 use crate::{GenerateError, LoadError};
 
+/// A model whose header was read: enough to load its weights, or its text part, which takes longer.
+pub(crate) struct ModelFile {
+    pub(crate) gguf: Gguf,
+    pub(crate) header: ModelHeader,
+    version: FileVersion,
+}
+
 /// The part of a model that works on text: everything but the weights. Shared between the thread that prepares
 /// prompts and the one that computes.
 pub(crate) struct ModelText {
-    pub(crate) gguf: Gguf,
-    pub(crate) header: ModelHeader,
+    pub(crate) file: Arc<ModelFile>,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) sampling: SamplingDefaults,
     template: ChatTemplate,
     format: AnswerFormat,
-    version: FileVersion,
     /// Made for the first answer that needs it.
     constraint_vocabulary: OnceLock<ConstraintVocabulary>,
 }
@@ -44,32 +49,44 @@ pub(crate) struct Prompt {
     tools: Tools,
 }
 
-impl ModelText {
-    pub(crate) fn load(path: &Path) -> Result<Self, LoadError> {
+impl ModelFile {
+    /// # Errors
+    /// When the file can't be read, or is no model. One that can't be run has a header too.
+    pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
         let version = FileVersion::of(path)?;
         let gguf = Gguf::open(path)?;
-        let header = ModelHeader::from_gguf(&gguf)?;
-        header.check_supported()?;
-        let tokenizer = Tokenizer::load(&gguf)?;
+        Ok(Self { header: ModelHeader::from_gguf(&gguf)?, gguf, version })
+    }
+
+    /// Whether both come from one file, unchanged in between.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        self.gguf.path == other.gguf.path && self.version == other.version
+    }
+}
+
+impl ModelText {
+    pub(crate) fn load(file: Arc<ModelFile>) -> Result<Self, LoadError> {
+        file.header.check_supported()?;
+        let gguf = &file.gguf;
+        let tokenizer = Tokenizer::load(gguf)?;
         let source = gguf.metadata().text("tokenizer.chat_template");
         let (bos, eos) = (tokenizer.special_text(tokenizer.bos), tokenizer.special_text(tokenizer.eos));
         let template = ChatTemplate::new(source, bos, eos, tokenizer.marks())?;
         let format = AnswerFormat::of(template.source());
         Ok(Self {
             sampling: SamplingDefaults::read(gguf.metadata()),
-            gguf,
-            header,
             tokenizer,
             template,
             format,
-            version,
+            file,
             constraint_vocabulary: OnceLock::new(),
         })
     }
 
-    /// Whether both come from one file, unchanged in between.
-    pub(crate) fn is_same_file(&self, other: &Self) -> bool {
-        self.gguf.path == other.gguf.path && self.version == other.version
+    /// That of the model at `path`.
+    #[cfg(test)]
+    pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
+        Self::load(Arc::new(ModelFile::open(path)?))
     }
 
     /// The constraint that holds an answer of this model to `output`.
@@ -79,7 +96,7 @@ impl ModelText {
     pub(crate) fn constraint(&self, output: &OutputConstraint) -> Result<Constraint, GenerateError> {
         if self.constraint_vocabulary.get().is_none() {
             let tokens =
-                self.gguf.metadata().array("tokenizer.ggml.tokens").map_or(0, |tokens| tokens.len() as TokenId);
+                self.file.gguf.metadata().array("tokenizer.ggml.tokens").map_or(0, |tokens| tokens.len() as TokenId);
             let pieces = (0..tokens).map(|token| self.tokenizer.piece(token).to_vec()).collect();
             let ends: Vec<TokenId> = (0..tokens).filter(|token| self.tokenizer.ends_generation(*token)).collect();
             // Where two threads come here at once, one of the two is as good as the other.
@@ -230,8 +247,13 @@ impl TextCache {
         if let Some(text) = self.known(path)? {
             return Ok(text);
         }
-        // Not under the lock: it takes a good part of a second.
-        let text = Arc::new(ModelText::load(path)?);
+        self.read(path, Arc::new(ModelFile::open(path)?))
+    }
+
+    /// The text part of a `file` at `path` that was opened just now.
+    pub(crate) fn read(&self, path: &Path, file: Arc<ModelFile>) -> Result<Arc<ModelText>, LoadError> {
+        // Not under the lock: it takes a tenth of a second.
+        let text = Arc::new(ModelText::load(file)?);
         let mut entries = self.lock();
         entries.retain(|(known, _)| known != path);
         entries.push((path.to_owned(), text.clone()));
@@ -244,13 +266,13 @@ impl TextCache {
     /// The same where it was read already.
     pub(crate) fn known(&self, path: &Path) -> Result<Option<Arc<ModelText>>, LoadError> {
         let version = FileVersion::of(path)?;
-        let found = self.lock().iter().find(|(known, text)| known == path && text.version == version).cloned();
+        let found = self.lock().iter().find(|(known, text)| known == path && text.file.version == version).cloned();
         Ok(found.map(|(_, text)| text))
     }
 
     /// Forgets all of them but that of `kept`.
-    pub(crate) fn clear(&self, kept: Option<&ModelText>) {
-        self.lock().retain(|(_, text)| kept.is_some_and(|kept| text.is_same_file(kept)));
+    pub(crate) fn clear(&self, kept: Option<&ModelFile>) {
+        self.lock().retain(|(_, text)| kept.is_some_and(|kept| text.file.is_same_as(kept)));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(PathBuf, Arc<ModelText>)>> {
@@ -271,7 +293,8 @@ mod tests {
 
     fn load() -> ModelText {
         let folder = tempfile::tempdir().unwrap();
-        ModelText::load(&tiny_model_with(1, TEMPLATE, &MARKS).write(folder.path(), "m.gguf").unwrap()).unwrap()
+        let path = tiny_model_with(1, TEMPLATE, &MARKS).write(folder.path(), "m.gguf").unwrap();
+        ModelText::open(&path).unwrap()
     }
 
     fn ask(text: &str, tools: &[Tool]) -> ChatRequest {

@@ -202,7 +202,7 @@ mod tests {
     fn load(template: &str, marks: &[&str]) -> Arc<ModelText> {
         let folder = tempfile::tempdir().unwrap();
         let model = tiny_model_with(1, template, marks).bool("tokenizer.ggml.add_bos_token", true);
-        Arc::new(ModelText::load(&model.write(folder.path(), "m.gguf").unwrap()).unwrap())
+        Arc::new(ModelText::open(&model.write(folder.path(), "m.gguf").unwrap()).unwrap())
     }
 
     fn family(name: &str) -> String {
@@ -364,7 +364,7 @@ mod tests {
         // Where the tokenizer adds no beginning, the template's stays.
         let folder = tempfile::tempdir().unwrap();
         let path = tiny_model_with(1, "{{ bos_token }}{{ messages[0].content }}", &[]).write(folder.path(), "m.gguf");
-        let model = Arc::new(ModelText::load(&path.unwrap()).unwrap());
+        let model = Arc::new(ModelText::open(&path.unwrap()).unwrap());
         let rendered = RenderedAnswer::new(&model, &ask("Hi", &[], &[])).unwrap();
         assert_eq!((rendered.prompt.0.as_ref(), rendered.prompt_tokens), ("<|endoftext|>Hi", 3));
     }

@@ -16,13 +16,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::answer::Answer;
 use crate::device::KvType;
-use crate::draft::{Ahead, DraftFile, DraftModel};
+use crate::draft::{DraftFile, DraftModel, Guessed};
 use crate::gain::{Gain, MOST_DECODED};
-use crate::gguf::Gguf;
 use crate::handle::{EngineConfig, LoadedModel, Unloaded};
 use crate::header::Footprint;
 use crate::lookup::Lookup;
-use crate::model_text::{ModelText, Prompt, TextCache};
+use crate::model_text::{ModelFile, ModelText, Prompt, TextCache};
 use crate::models::{Loaded, Model, Part, TokenId};
 use crate::relief::{Guesses, Relief};
 use crate::sampling::{Constraint, Sampler};
@@ -39,15 +38,25 @@ const PREFILL_BESIDE_DECODE: usize = 64;
 pub(crate) type EventSender = mpsc::UnboundedSender<Result<ChatEvent, GenerateError>>;
 
 /// Turns a file's weights into a model; another one in tests.
-pub(crate) type Loader = Box<dyn FnMut(&Gguf, &mut dyn FnMut(Bytes, Bytes)) -> Result<Loaded, LoadError> + Send>;
+pub(crate) type Loader = Box<dyn FnMut(&ModelFile, &mut dyn FnMut(Bytes, Bytes)) -> Result<Loaded, LoadError> + Send>;
 
 /// What the compute thread is told to do.
 pub(crate) enum Command {
+    Load(Box<Ahead>),
     Generate(Box<Job>),
     Unload(oneshot::Sender<Option<Unloaded>>),
     ForgetCaches(oneshot::Sender<()>),
     TrimCaches(oneshot::Sender<()>),
     ShutDown(oneshot::Sender<()>),
+}
+
+/// A model for which a request is on its way: its weights can be loaded while the prompt is made.
+pub(crate) struct Ahead {
+    pub(crate) file: Arc<ModelFile>,
+    pub(crate) context_len: usize,
+    pub(crate) kv_type: KvType,
+    /// Of whoever asked.
+    pub(crate) events: EventSender,
 }
 
 /// One request, with its prompt made.
@@ -105,7 +114,7 @@ impl Drop for Queued {
 
 /// The loader of the real engine.
 pub(crate) fn device_loader() -> Loader {
-    Box::new(|gguf, on_progress| models::load(gguf, &device::open(), on_progress))
+    Box::new(|file, on_progress| models::load(&file.gguf, &device::open(), on_progress))
 }
 
 pub(crate) struct Worker {
@@ -124,13 +133,14 @@ pub(crate) struct Worker {
 
 /// What is done in the order in which it was asked for.
 enum Waiting {
+    Ahead(Box<Ahead>),
     Job(Box<Job>),
     Unload(oneshot::Sender<Option<Unloaded>>),
 }
 
 /// The model that is in memory, and what it runs.
 struct Resident {
-    text: Arc<ModelText>,
+    file: Arc<ModelFile>,
     kv_type: KvType,
     wired: Option<WiredWeights>,
     model: Box<dyn Model>,
@@ -206,6 +216,7 @@ impl Worker {
                 })
             };
             match received {
+                Ok(Command::Load(ahead)) => self.waiting.push_back(Waiting::Ahead(ahead)),
                 Ok(Command::Generate(job)) => self.waiting.push_back(Waiting::Job(job)),
                 Ok(Command::Unload(done)) => self.waiting.push_back(Waiting::Unload(done)),
                 Ok(Command::ForgetCaches(done)) => {
@@ -294,16 +305,12 @@ impl Worker {
     /// they go on in files, where those are kept.
     fn trim_caches(&mut self) {
         if let Some(resident) = &mut self.resident {
-            if resident.let_draft_go() {
-                let mut loaded = self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(loaded) = loaded.as_mut() {
-                    loaded.footprint = resident.text.header.footprint(loaded.context_len, resident.kv_type);
-                }
-            }
+            resident.let_draft_go();
             resident.save_free();
             resident.free = FreeSlots::default();
             give_memory_back();
         }
+        self.note_footprint();
         self.note_caches();
     }
 
@@ -328,6 +335,7 @@ impl Worker {
                     // Whoever asked may have gone.
                     let _ = done.send(self.unload(None));
                 }
+                Waiting::Ahead(ahead) => self.load_ahead(&ahead),
                 Waiting::Job(job) if job.is_cancelled() || self.shared.stopping.load(Ordering::Relaxed) => {}
                 Waiting::Job(job) => {
                     if !self.has_room_for(&job) {
@@ -364,13 +372,13 @@ impl Worker {
         let Some(resident) = self.resident.as_mut().filter(|resident| !resident.running.is_empty()) else {
             return true;
         };
-        if !resident.is_for(job) || resident.running.len() >= self.most_slots {
+        if !resident.is_of(&job.text.file, job.kv_type) || resident.running.len() >= self.most_slots {
             return false;
         }
         let Some(budget) = job.cache_budget else { return true };
         let of = |job: &Job| {
             let draft = job.draft.as_ref().map_or(0, |draft| draft.footprint.kv_cache.0);
-            job.text.header.footprint(job.context_len, job.kv_type).kv_cache.0.saturating_add(draft)
+            job.text.file.header.footprint(job.context_len, job.kv_type).kv_cache.0.saturating_add(draft)
         };
         let needed: u64 = resident.running.iter().map(|running| of(&running.job)).sum::<u64>().saturating_add(of(job));
         while needed.saturating_add(resident.free.allocated().0) > budget.0 && resident.free.forget_one() {}
@@ -383,7 +391,9 @@ impl Worker {
             return Err(GenerateError::ContextFull { prompt_tokens: prompt.len(), context_len: job.context_len });
         }
         let most_slots = self.most_slots;
-        let resident = self.resident_for(&job)?;
+        self.resident_for(&job.text.file, job.context_len, job.kv_type, &job.events)?;
+        self.set_draft(&job)?;
+        let resident = self.resident.as_mut().expect("it was loaded above");
         resident.recall(&job, most_slots);
         let room_for_more = resident.running.len() + resident.free.len() < most_slots;
         let in_use = resident.running.iter().map(|running| &running.slot);
@@ -405,20 +415,58 @@ impl Worker {
         Ok(())
     }
 
-    /// The model that the job asks for, loaded where it isn't.
-    fn resident_for(&mut self, job: &Job) -> Result<&mut Resident, GenerateError> {
-        if self.resident.as_ref().is_none_or(|resident| !resident.is_for(job)) {
+    /// Loads a model whose request is on its way, unless another one is at work. What is wrong with it is told to the
+    /// request when it comes.
+    fn load_ahead(&mut self, ahead: &Ahead) {
+        if self.is_running() || ahead.events.is_closed() || self.shared.stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ahead { file, context_len, kv_type, events } = ahead;
+        if let Err(GenerateError::Device(fault)) = self.resident_for(file, *context_len, *kv_type, events) {
+            self.start_anew(|| GenerateError::Device(fault));
+        }
+    }
+
+    /// Takes the draft that the job asks for into memory, and lets another one go.
+    fn set_draft(&mut self, job: &Job) -> Result<(), LoadError> {
+        let Some(resident) = &mut self.resident else { return Ok(()) };
+        let set = resident.set_draft(job, &mut self.loader);
+        self.note_footprint();
+        set
+    }
+
+    fn note_footprint(&self) {
+        let Some(resident) = &self.resident else { return };
+        let draft = resident.draft.as_ref().map_or(Footprint::default(), DraftModel::footprint);
+        let mut loaded = self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = loaded.as_mut() {
+            loaded.footprint = resident.file.header.footprint(loaded.context_len, resident.kv_type).with(draft);
+        }
+    }
+
+    /// The model of `file`, loaded where it isn't.
+    fn resident_for(
+        &mut self,
+        file: &Arc<ModelFile>,
+        context_len: usize,
+        kv_type: KvType,
+        events: &EventSender,
+    ) -> Result<&mut Resident, GenerateError> {
+        if self.resident.as_ref().is_none_or(|resident| !resident.is_of(file, kv_type)) {
             // First out, then in: two models at once may not fit.
-            self.unload(Some(&job.text));
-            let mut on_progress = |done, total| job.progress(Progress::Loading { done, total });
-            let Loaded { model, in_use } = (self.loader)(&job.text.gguf, &mut on_progress)?;
+            self.unload(Some(file));
+            let mut on_progress = |done, total| {
+                // Whoever asked may have gone; the next step notices.
+                let _ = events.send(Ok(ChatEvent::Progress(Progress::Loading { done, total })));
+            };
+            let Loaded { model, in_use } = (self.loader)(file, &mut on_progress)?;
             let pieces = self.wiring.as_ref().and_then(|wiring| Some((wiring, in_use.pieces(&device::open())?)));
             let wired = pieces.map(|(wiring, pieces)| WiredWeights::new(wiring, pieces));
-            let text = job.text.clone();
-            let saved = self.cache_folder.as_ref().map(|folder| folder.of_model(&text.gguf, job.kv_type));
+            let file = file.clone();
+            let saved = self.cache_folder.as_ref().map(|folder| folder.of_model(&file.gguf, kv_type));
             self.resident = Some(Resident {
-                text,
-                kv_type: job.kv_type,
+                file,
+                kv_type,
                 wired,
                 model,
                 running: Vec::new(),
@@ -430,34 +478,28 @@ impl Worker {
                 saved,
             });
         }
-        let resident = self.resident.as_mut().expect("it was set above");
-        resident.set_draft(job, &mut self.loader)?;
-        let header = &job.text.header;
-        let draft = resident.draft.as_ref().map_or(Footprint::default(), DraftModel::footprint);
-        let loaded = LoadedModel {
-            path: PathBuf::from(&header.path),
-            context_len: job.context_len,
-            footprint: header.footprint(job.context_len, job.kv_type).with(draft),
-        };
+        let header = &file.header;
+        let footprint = header.footprint(context_len, kv_type);
+        let loaded = LoadedModel { path: PathBuf::from(&header.path), context_len, footprint };
         *self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(loaded);
         Ok(self.resident.as_mut().expect("it was set above"))
     }
 
     /// Keeps the caches of the model that is loaded, and gives its memory back, and that of all text parts but that of
     /// `next`. What runs ends here, without a word.
-    fn unload(&mut self, next: Option<&ModelText>) -> Option<Unloaded> {
+    fn unload(&mut self, next: Option<&ModelFile>) -> Option<Unloaded> {
         self.save_caches();
         self.discard(next)
     }
 
     /// [`Self::unload`] without keeping anything: after a bug nothing of it is worth it.
-    fn discard(&mut self, next: Option<&ModelText>) -> Option<Unloaded> {
+    fn discard(&mut self, next: Option<&ModelFile>) -> Option<Unloaded> {
         let before = self.resident.as_ref().and_then(|_| (self.own_footprint)());
         let resident = self.resident.take();
         *self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.note_caches();
         self.shared.texts.clear(next);
-        let path = resident.as_ref()?.text.header.path.clone();
+        let path = resident.as_ref()?.file.header.path.clone();
         drop(resident);
         give_memory_back();
         let given_back = before.zip((self.own_footprint)()).map(|(before, after)| before.saturating_sub(after));
@@ -477,7 +519,7 @@ impl Worker {
                 draft.free = FreeSlots::default();
             }
             resident.saved =
-                self.cache_folder.as_ref().map(|folder| folder.of_model(&resident.text.gguf, resident.kv_type));
+                self.cache_folder.as_ref().map(|folder| folder.of_model(&resident.file.gguf, resident.kv_type));
         }
     }
 
@@ -490,9 +532,9 @@ impl Worker {
 }
 
 impl Resident {
-    /// Whether it is the model that the job asks for, with its caches kept as the job wants them.
-    fn is_for(&self, job: &Job) -> bool {
-        self.text.is_same_file(&job.text) && self.kv_type == job.kv_type
+    /// Whether it is the model of `file`, with its caches kept so.
+    fn is_of(&self, file: &ModelFile, kv_type: KvType) -> bool {
+        self.file.is_same_as(file) && self.kv_type == kv_type
     }
 
     /// Takes the draft that the job asks for into memory, and lets another one go.
@@ -505,8 +547,8 @@ impl Resident {
         self.draft_file = None;
         if let Some(DraftFile { path, footprint, is_named }) = wanted {
             let mut on_progress = |done, total| job.progress(Progress::Loading { done, total });
-            let load = |gguf: &Gguf| loader(gguf, &mut on_progress);
-            match DraftModel::load(path, &self.text.gguf, self.kv_type, *footprint, load) {
+            let load = |file: &ModelFile| loader(file, &mut on_progress);
+            match DraftModel::load(path, &self.file.gguf, self.kv_type, *footprint, load) {
                 Ok(draft) => (self.draft, self.gain) = (Some(draft), Gain::new()),
                 Err(error) if *is_named => return Err(error),
                 Err(error) => tracing::info!(%error, "no draft"),
@@ -516,10 +558,9 @@ impl Resident {
         Ok(())
     }
 
-    /// Says whether there was one.
-    fn let_draft_go(&mut self) -> bool {
+    fn let_draft_go(&mut self) {
         self.running.iter_mut().for_each(|running| running.draft = None);
-        self.draft.take().is_some()
+        self.draft = None;
     }
 
     fn save_free(&mut self) {
@@ -606,7 +647,7 @@ impl Resident {
                 running.draft.as_mut().filter(|_| guess.is_empty() && tries_draft && may(Guesses::Draft))
             {
                 let (tokens, sampler) = (lookup.tokens(), answer.sampler().clone());
-                ahead.push(Ahead { slot, tokens, sampler, most, guess, sure });
+                ahead.push(Guessed { slot, tokens, sampler, most, guess, sure });
             }
         }
         let Some(draft) = self.draft.as_ref().filter(|_| !ahead.is_empty()) else { return Ok(0.0) };

@@ -48,7 +48,7 @@ async fn answer(engine: &EngineHandle, tokens: usize) -> Bytes {
     let spec = LoadSpec {
         path: starter(),
         context_len: CONTEXT,
-        kv_type: KvType::DEVICE,
+        kv_type: KvType::DEFAULT,
         cache_budget: None,
         available: None,
         draft: engine::Draft::None,
@@ -87,7 +87,7 @@ async fn memory_is_as_predicted_and_comes_back() {
 
     assert_eq!(answer(&engine, 16).await, Bytes::ZERO, "without a budget nothing is locked");
     let measured = status(&["VmHWM"]).unwrap().saturating_sub(before);
-    let forecast = read_header(&starter()).unwrap().footprint(CONTEXT, KvType::DEVICE);
+    let forecast = read_header(&starter()).unwrap().footprint(CONTEXT, KvType::DEFAULT);
     let ratio = forecast.total().0 as f64 / measured.0 as f64;
     println!("predicted {}, measured {measured}: {ratio:.3}", forecast.total());
     assert!((0.95..1.05).contains(&ratio), "predicted {forecast:?}, measured {measured}");

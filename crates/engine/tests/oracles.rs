@@ -295,14 +295,14 @@ fn check_all(kv_type: KvType, check: impl Fn(&mut Oracle) -> anyhow::Result<()>)
 #[test]
 fn every_family_agrees_with_its_reference() -> anyhow::Result<()> {
     match std::env::var_os("TIDEGATE_BRIEFLY") {
-        Some(_) => check_all(KvType::DEVICE, Oracle::check_briefly),
+        Some(_) => check_all(KvType::DEFAULT, Oracle::check_briefly),
         None => check_all(KvType::F32, Oracle::check),
     }
 }
 
 #[test]
 fn every_family_begins_well() -> anyhow::Result<()> {
-    check_all(KvType::DEVICE, Oracle::check_beginning)
+    check_all(KvType::DEFAULT, Oracle::check_beginning)
 }
 
 /// The families whose oracle is a GGUF file alone: their published form is made from it.

@@ -9,7 +9,7 @@ use chat::{
     ChatEvent, ChatRequest, Finish, FinishReason, Message, OutputConstraint, Progress, Redacted, Role, SamplingParams,
     Written,
 };
-use engine::{ChatStream, EngineConfig, EngineHandle, Evaluator, KvType, LoadSpec, Unwritten, read_header};
+use engine::{ChatStream, EngineConfig, EngineHandle, Evaluator, Guesses, KvType, LoadSpec, Unwritten, read_header};
 use futures::StreamExt;
 use serde_json::Value;
 
@@ -34,7 +34,7 @@ fn spec() -> LoadSpec {
     LoadSpec {
         path: starter(),
         context_len: 1024,
-        kv_type: KvType::DEVICE,
+        kv_type: KvType::DEFAULT,
         cache_budget: None,
         available: None,
         draft: engine::Draft::None,
@@ -162,7 +162,7 @@ async fn guesses_change_nothing_in_an_answer() {
     let (edit, chat) = (Message::new(Role::User, edit), Message::new(Role::User, "Why is the sky blue?"));
     for (name, question, temperature) in [("edit", &edit, 0.0), ("edit", &edit, 0.8), ("chat", &chat, 0.0)] {
         let mut answers = Vec::new();
-        for guesses in [false, true] {
+        for guesses in [Guesses::None, Guesses::All] {
             let engine = EngineHandle::start(EngineConfig::default());
             engine.set_guesses(guesses);
             let mut request = greedy(vec![question.clone()], 80);
@@ -170,8 +170,8 @@ async fn guesses_change_nothing_in_an_answer() {
             let (text, finish, _) = read(engine.chat(spec(), request)).await;
             let speed = finish.timings.decode_tokens_per_sec.unwrap();
             let guessed = finish.timings.guessed_tokens;
-            println!("{name} at {temperature}, guesses {guesses}: {guessed} right, {speed:.1} tokens/s");
-            assert_eq!(guessed > 0, guesses && name == "edit", "{name}");
+            println!("{name} at {temperature}, guesses {guesses:?}: {guessed} right, {speed:.1} tokens/s");
+            assert_eq!(guessed > 0, guesses == Guesses::All && name == "edit", "{name}");
             answers.push((text, finish.reason, finish.usage.unwrap().completion_tokens));
             engine.shutdown().await;
         }
@@ -207,7 +207,7 @@ fn the_header_tells_what_the_model_is() {
     header.check_supported().unwrap();
     assert_eq!((header.architecture.as_str(), header.quantization.as_str()), ("qwen2", "Q4_K_M"));
     assert_eq!((header.context_len, header.has_chat_template), (32_768, true));
-    assert_eq!(header.kv_bytes_per_token(KvType::DEVICE).0, 24 * 2 * 2 * 64 * 4);
+    assert_eq!(header.kv_bytes_per_token(KvType::DEFAULT).0, 24 * 2 * 2 * 64 * 2);
 }
 
 #[tokio::test]
@@ -233,7 +233,7 @@ fn eight_bit_caches_change_little() {
     for case in reference()["cases"].as_array().unwrap() {
         let ids = |key: &str| case[key].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32);
         let tokens: Vec<u32> = ids("promptIds").chain(ids("ids")).collect();
-        let [full, packed] = [KvType::DEVICE, KvType::Q8].map(|kv_type| {
+        let [full, packed] = [KvType::DEFAULT, KvType::Q8].map(|kv_type| {
             let mut sequence = model.sequence(kv_type);
             let logits = model.logits(&mut [(&tokens, &mut sequence)]).unwrap();
             assert_eq!(sequence.allocated(), header.footprint(tokens.len(), kv_type).kv_cache);

@@ -18,7 +18,7 @@ fn spec(folder: &Path, seed: u64) -> LoadSpec {
     LoadSpec {
         path,
         context_len: 512,
-        kv_type: KvType::DEVICE,
+        kv_type: KvType::DEFAULT,
         cache_budget: None,
         available: None,
         draft: engine::Draft::None,
@@ -116,7 +116,7 @@ async fn a_budget_for_one_cache_runs_one_answer_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let engine = EngineHandle::start(EngineConfig::default());
     let spec = spec(folder.path(), 1);
-    let one = engine::read_header(&spec.path).unwrap().footprint(512, KvType::DEVICE).kv_cache;
+    let one = engine::read_header(&spec.path).unwrap().footprint(512, KvType::DEFAULT).kv_cache;
     let spec = LoadSpec { cache_budget: Some(one), ..spec };
     let mut first = engine.chat(spec.clone(), request("Hi", sampled(1, 200)));
     let second = engine.chat(spec, request("Ho", sampled(1, 3)));
@@ -168,7 +168,7 @@ async fn a_model_larger_than_what_is_available_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let engine = EngineHandle::start(EngineConfig::default());
     let (small, large) = (spec(folder.path(), 1), spec(folder.path(), 2));
-    let needed = engine::read_header(&large.path).unwrap().footprint(512, KvType::DEVICE).total();
+    let needed = engine::read_header(&large.path).unwrap().footprint(512, KvType::DEFAULT).total();
     let with = |available| LoadSpec { available: Some(available), ..large.clone() };
     read(engine.chat(small.clone(), request("Hi", sampled(1, 3)))).await.unwrap();
     match read(engine.chat(with(Bytes(needed.0 - 1)), request("Hi", sampled(1, 3)))).await {
@@ -217,7 +217,7 @@ async fn a_missing_or_broken_file_is_an_error_of_its_own() {
     let missing = LoadSpec {
         path: PathBuf::from("/nowhere/model.gguf"),
         context_len: 64,
-        kv_type: KvType::DEVICE,
+        kv_type: KvType::DEFAULT,
         cache_budget: None,
         available: None,
         draft: engine::Draft::None,
@@ -406,7 +406,7 @@ async fn caches_are_kept_in_eight_bits_where_asked_for() {
         assert_eq!(engine.loaded().unwrap().footprint, header.footprint(512, spec.kv_type));
     }
     engine.shutdown().await;
-    let [packed, full] = [KvType::Q8, KvType::DEVICE].map(|kv_type| header.footprint(512, kv_type).kv_cache);
+    let [packed, full] = [KvType::Q8, KvType::DEFAULT].map(|kv_type| header.footprint(512, kv_type).kv_cache);
     assert!(packed.0 * 3 < full.0);
 }
 

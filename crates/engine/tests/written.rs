@@ -91,7 +91,7 @@ fn spec(folder: &Path) -> LoadSpec {
     LoadSpec {
         path,
         context_len: 512,
-        kv_type: KvType::DEVICE,
+        kv_type: KvType::DEFAULT,
         cache_budget: None,
         available: None,
         draft: engine::Draft::None,

@@ -1,6 +1,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::kv_q8::{pack, scales, unpack};
+use crate::{Turn, cpu, rope};
 
 /// Which of the tokens before it a query sees; itself always.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,9 +277,27 @@ impl KvLayer {
     /// # Errors
     /// When the shapes are others, or there is no memory for more.
     pub fn append(&mut self, keys: &Tensor, values: &Tensor) -> Result<()> {
+        self.append_turned(keys, None, values)
+    }
+
+    /// [`Self::append`] of keys that turn on their way into the cache.
+    ///
+    /// # Errors
+    /// When the shapes are others, or there is no memory for more.
+    pub fn append_turned(&mut self, keys: &Tensor, turn: Option<&Turn<'_>>, values: &Tensor) -> Result<()> {
         let tokens = keys.dim(0)?;
         self.make_room(tokens)?;
         let (axis, at) = (self.token_axis(), self.end - self.start);
+        let are_floats = self.shape.vectors(self.format).all(|(_, numbers)| matches!(numbers, KvNumbers::Float(_)));
+        if self.device.is_cpu() && are_floats && keys.dtype() == DType::F32 && values.dtype() == DType::F32 {
+            for ((stored, new), turn) in self.storage.iter().zip([keys, values]).zip([turn, None]) {
+                cpu::store(stored, at, new, turn)?;
+            }
+            self.end += tokens;
+            return Ok(());
+        }
+        let turned = turn.map(|turn| rope(keys, turn.cos, turn.sin, turn.pairing)).transpose()?;
+        let keys = turned.as_ref().unwrap_or(keys);
         let mut planes = Vec::with_capacity(self.storage.len());
         for (new, (_, numbers)) in [keys, values].into_iter().zip(self.shape.vectors(self.format)) {
             match numbers {

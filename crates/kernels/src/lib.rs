@@ -22,15 +22,15 @@ mod kv_q8;
 mod norm;
 mod rope;
 
-pub use add::add;
+pub use add::{add, add_rows};
 pub use attention::{MOST_SCORES, attention, attention_reference, attention_scratch_bytes};
 pub use delta_rule::{DeltaSteps, delta_rule, delta_rule_reference};
 pub use experts::{Gating, Routing, best};
-pub use gate::{sigmoid, silu_gate, silu_gate_reference};
+pub use gate::{Activation, gated, gated_reference, sigmoid};
 pub use key_sets::{KeySet, attention_over_sets, softmax};
 pub use kv_layer::{KvFormat, KvLayer, KvNumbers, KvRows, KvShape, Plane, Span};
 pub use norm::{rms_norm, rms_norm_reference};
-pub use rope::{Pairing, rope, rope_reference};
+pub use rope::{Pairing, Turn, rope, rope_reference};
 
 /// Runs one step: a part of the prompt, or one token. What Apple's frameworks release automatically within it is
 /// released at its end; a thread without a run loop would keep it for good (candle #2271).

@@ -11,6 +11,17 @@ pub enum Pairing {
     Halves,
 }
 
+/// By how much each token's heads turn: the angles whose `cos` and `sin` are `(tokens, pairs)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn<'a> {
+    /// Of each token's angles.
+    pub cos: &'a Tensor,
+    /// Of each token's angles.
+    pub sin: &'a Tensor,
+    /// Which values of a head turn together.
+    pub pairing: Pairing,
+}
+
 /// Turns every head of `x` `(tokens, heads, head_dim)` by the angles whose `cos` and `sin` are `(tokens, pairs)`. The
 /// first `2 · pairs` values of a head turn, the others stay.
 ///

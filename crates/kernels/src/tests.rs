@@ -65,10 +65,54 @@ proptest! {
         assert_close(&rope(&x, &cos, &sin, pairing).unwrap(), &rope_reference(&x, &cos, &sin, pairing).unwrap());
     }
 
+    /// Over several growths, from inputs that are parts of larger tensors.
     #[test]
-    fn silu_gate_is_its_reference(tokens in 1_usize..5, width in 1_usize..20_000) {
+    fn keys_turn_on_their_way_into_the_cache(
+        steps in prop::collection::vec(1_usize..40, 1..4), kv_heads in 1_usize..4, half in 1_usize..20,
+        rest in 0_usize..5, interleaved: bool,
+        numbers in prop_oneof![
+            Just(KvNumbers::Float(DType::F32)), Just(KvNumbers::Float(DType::F16)), Just(KvNumbers::Q8),
+        ],
+    ) {
+        let pairing = if interleaved { Pairing::Interleaved } else { Pairing::Halves };
+        let shape = plain(kv_heads, 2 * half + rest, Span::All);
+        let format = KvFormat { keys: numbers, values: numbers };
+        let [mut fused, mut plain] = [(); 2].map(|()| KvLayer::new(shape, 16, format, &device()));
+        for tokens in steps {
+            let angles = random((tokens + 2, half)).unwrap().narrow(0, 1, tokens).unwrap();
+            let (cos, sin) = (angles.cos().unwrap(), angles.sin().unwrap());
+            let vectors = || random((tokens + 2, kv_heads, shape.key_dim)).unwrap().narrow(0, 1, tokens).unwrap();
+            let (keys, values) = (vectors(), vectors());
+            let turn = Turn { cos: &cos, sin: &sin, pairing };
+            fused.append_turned(&keys, Some(&turn), &values).unwrap();
+            plain.append(&rope_reference(&keys, &cos, &sin, pairing).unwrap(), &values).unwrap();
+        }
+        prop_assert_eq!(fused.len(), plain.len());
+        let ((keys, values), (plain_keys, plain_values)) = (fused.heads_first().unwrap(), plain.heads_first().unwrap());
+        // In 8 bits a value on the edge may fall to either side.
+        let tolerance = match numbers {
+            KvNumbers::Float(DType::F32) => 1e-5,
+            KvNumbers::Float(_) => 5e-3,
+            KvNumbers::Q8 => 0.1,
+        };
+        let f32 = |x: &Tensor| x.to_dtype(DType::F32).unwrap();
+        assert_within(tolerance, &f32(&keys), &f32(&plain_keys));
+        assert_within(1e-6, &f32(&values), &f32(&plain_values));
+    }
+
+    #[test]
+    fn an_activation_is_its_reference(
+        tokens in 1_usize..5, width in 1_usize..20_000,
+        activation in prop_oneof![
+            Just(Activation::Silu), Just(Activation::Gelu), Just(Activation::ClampedSilu { limit: 1.5 }),
+            Just(Activation::ClampedSwiglu { alpha: 1.702, limit: 1.5 }),
+        ],
+    ) {
         let (gate, up) = (random((tokens, width)).unwrap(), random((tokens, width)).unwrap());
-        assert_close(&silu_gate(&gate, &up).unwrap(), &silu_gate_reference(&gate, &up).unwrap());
+        assert_close(
+            &gated(activation, &gate, &up).unwrap(),
+            &gated_reference(activation, &gate, &up).unwrap(),
+        );
     }
 
     #[test]
@@ -320,4 +364,18 @@ fn an_eight_bit_layer_is_a_layer_of_what_its_values_round_to() -> Result<()> {
     assert_eq!(shape.bytes_per_token(Q8), 2 * 2 * (16 + 4));
     assert_eq!(packed.allocated_bytes(), 8 * 80);
     Ok(())
+}
+
+/// In the order of the rows, each by its weight, on several threads where there are many columns.
+#[test]
+fn rows_are_added_in_order() {
+    let [sum, x] = [3, 4].map(|rows| Tensor::randn(0_f32, 1.0, (rows, 700), &Device::Cpu).unwrap());
+    let (rows, weights) = ([2_u32, 0, 2, 2], [0.5_f32, -1.0, 2.0, 1e-3]);
+    let mut expected = sum.to_vec2::<f32>().unwrap();
+    for ((row, weight), x) in rows.iter().zip(weights).zip(x.to_vec2::<f32>().unwrap()) {
+        expected[*row as usize].iter_mut().zip(x).for_each(|(sum, x)| *sum += x * weight);
+    }
+    assert_eq!(add_rows(&sum, &x, &rows, &weights).unwrap().to_vec2::<f32>().unwrap(), expected);
+    assert!(add_rows(&sum, &x, &[0, 1, 2, 3], &weights).is_err(), "a row that is none");
+    assert!(add_rows(&sum, &x, &rows[..3], &weights[..3]).is_err());
 }

@@ -189,7 +189,7 @@ fn push_text(bytes: &mut Vec<u8>, text: &str) {
 /// Vocabulary of [`tiny_model`]: 256 bytes, a few merged words, and three special tokens.
 pub const TINY_VOCABULARY: usize = 256 + MERGES.len() + 3;
 /// The first of the special tokens.
-const SPECIAL: usize = TINY_VOCABULARY - 3;
+pub(crate) const SPECIAL: usize = TINY_VOCABULARY - 3;
 pub(crate) const MERGES: [(&str, &str); 5] = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w")];
 pub(crate) const HIDDEN: usize = 64;
 pub(crate) const FEED_FORWARD: usize = 128;
@@ -315,18 +315,22 @@ fn byte_character(byte: u8) -> char {
 }
 
 /// `SplitMix64`, enough for weights.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn values(&mut self, len: usize) -> Vec<f32> {
+    pub(crate) fn values(&mut self, len: usize) -> Vec<f32> {
         (0..len).map(|_| self.value()).collect()
     }
 
     /// Uniform in ±0.3, about what initialised weights of this width look like.
     fn value(&mut self) -> f32 {
+        ((self.bits() >> 40) as f32 / (1_u32 << 24) as f32 - 0.5) * 0.6
+    }
+
+    pub(crate) fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z >> 40) as f32 / (1_u32 << 24) as f32 - 0.5) * 0.6
+        z ^ (z >> 31)
     }
 }

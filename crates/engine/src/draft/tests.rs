@@ -63,8 +63,8 @@ fn engine(flaw: Flaw) -> (EngineHandle, Arc<AtomicUsize>) {
     let passes = Arc::new(AtomicUsize::new(0));
     let counted = passes.clone();
     let mut loaded = 0;
-    let loader: Loader = Box::new(move |gguf, on_progress| {
-        let Loaded { model, in_use } = models::load(gguf, &Device::Cpu, on_progress)?;
+    let loader: Loader = Box::new(move |file, on_progress| {
+        let Loaded { model, in_use } = models::load(&file.gguf, &Device::Cpu, on_progress)?;
         loaded += 1;
         let model = Box::new(Wrapped { model, is_draft: loaded > 1, flaw, passes: counted.clone() });
         Ok(Loaded { model, in_use })
@@ -73,7 +73,7 @@ fn engine(flaw: Flaw) -> (EngineHandle, Arc<AtomicUsize>) {
 }
 
 fn spec(path: PathBuf, draft: Draft) -> LoadSpec {
-    LoadSpec { path, context_len: 512, kv_type: KvType::DEVICE, cache_budget: None, available: None, draft }
+    LoadSpec { path, context_len: 512, kv_type: KvType::DEFAULT, cache_budget: None, available: None, draft }
 }
 
 fn request(text: &str, sampling: SamplingParams) -> ChatRequest {
@@ -234,7 +234,7 @@ async fn a_draft_is_the_first_to_go_where_memory_is_short() {
     let path = endless_model(1, 512, testkit::gguf::TINY_TEMPLATE, &[]).write(folder.path(), "main.gguf").unwrap();
     let sampling = SamplingParams { temperature: Some(0.0), max_tokens: Some(300), ..SamplingParams::default() };
     let ask = || request("Hi", sampling.clone());
-    let own = crate::read_header(&path).unwrap().footprint(512, KvType::DEVICE);
+    let own = crate::read_header(&path).unwrap().footprint(512, KvType::DEFAULT);
     let spec = spec(path.clone(), Draft::Named(path));
     let (engine, passes) = engine(Flaw::Nothing);
     engine.set_guesses(Guesses::None);

@@ -30,9 +30,10 @@ impl<'a> Cursor<'a> {
     }
 
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], LoadError> {
-        let truncated = LoadError::Truncated { at: Bytes(self.bytes.len() as u64), expected: None };
-        let Some(end) = self.at.checked_add(len) else { return Err(truncated) };
-        let Some(taken) = self.bytes.get(self.at..end) else { return Err(truncated) };
+        let end = self.at.checked_add(len);
+        let Some((end, taken)) = end.and_then(|end| Some((end, self.bytes.get(self.at..end)?))) else {
+            return Err(LoadError::Truncated { at: Bytes(self.bytes.len() as u64), expected: None });
+        };
         self.at = end;
         Ok(taken)
     }

@@ -64,17 +64,19 @@ impl MappedBytes {
         (start..end).step_by(len).map(move |at| Self::new(&map, at..end.min(at + len)))
     }
 
-    /// Has the system read them from the disk, all at once and beside whatever else is done. It may decline.
-    pub(super) fn read_ahead(&self) {
+    /// Has the system read them from the disk, and `more` bytes after them, all at once and beside whatever else is done. It
+    /// may decline.
+    pub(super) fn read_ahead(&self, more: usize) {
         if let Content::Mapped(map) = &*self.map {
+            let len = self.range.len().saturating_add(more).min(map.len() - self.range.start);
             // Advice only: without it they are read page by page.
-            let _ = map.advise_range(Advice::WillNeed, self.range.start, self.range.len());
+            let _ = map.advise_range(Advice::WillNeed, self.range.start, len);
         }
     }
 
     /// Brings the pages with these bytes into RAM and keeps them there.
     pub(super) fn lock(&self) -> io::Result<()> {
-        self.read_ahead();
+        self.read_ahead(0);
         #[expect(unsafe_code, reason = "the system's only way to keep pages, for a part of a map")]
         // SAFETY: the bytes are mapped as long as `self` lives, and locking doesn't change them.
         let failed = unsafe { libc::mlock(self.as_ptr().cast(), self.len()) } != 0;
@@ -136,7 +138,8 @@ pub(super) fn mapped(bytes: MappedBytes, dtype: GgmlDType) -> QStorage {
     }
 }
 
-/// The blocks in tiles, page by page in place of the file's; `None` where there are none for the packing.
+/// The blocks in tiles, page by page in place of the file's; `None` where there are none for the packing. Tells how many
+/// bytes were taken, as it goes.
 ///
 /// # Errors
 /// When there is no memory for them.
@@ -145,6 +148,7 @@ pub(super) fn tiled(
     packing: Packing,
     rows: usize,
     columns: usize,
+    mut on_bytes: impl FnMut(usize),
 ) -> Result<Option<MappedBytes>, LoadError> {
     /// Repacked at once, so that little is in memory twice.
     const BYTES: usize = 4 << 20;
@@ -159,6 +163,7 @@ pub(super) fn tiled(
     for (blocks, tiles) in blocks.cut(at_once).zip(tiles.chunks_mut(at_once)) {
         tile(&blocks, packing, columns, tiles).map_err(LoadError::Device)?;
         blocks.release();
+        on_bytes(blocks.len());
     }
     let map = tiles.make_read_only().map_err(no_memory)?;
     Ok(Some(MappedBytes::new(&Arc::new(Content::Mapped(map)), 0..len as usize)))

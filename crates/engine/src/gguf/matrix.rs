@@ -1,6 +1,6 @@
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Tensor};
-use kernels::cpu::Tiles;
+use kernels::cpu::{FloatMatrix, Tiles};
 #[cfg(feature = "metal")]
 use kernels::metal::PackedTensor;
 use kernels::packed::PackedMatrix;
@@ -11,6 +11,8 @@ use super::mapped::MappedBytes;
 pub(crate) enum Matrix {
     /// Blocks that candle has products for, on the CPU or with CUDA.
     Candle(Box<QTensor>),
+    /// f32, f16 or bf16 in the mapped file, for the CPU.
+    Floats(FloatMatrix<MappedBytes>),
     /// Blocks repacked for the CPU.
     Tiled(Tiles<MappedBytes>),
     /// Blocks that candle lacks, in the mapped file. Only the CPU has products for them.
@@ -18,8 +20,8 @@ pub(crate) enum Matrix {
     /// Blocks of any packing in the memory of an Apple GPU.
     #[cfg(feature = "metal")]
     Metal(PackedTensor),
-    /// f32 weights, of which candle's plain product is faster than the one over "blocks"; or with CUDA, f16 in place of
-    /// blocks that there are no kernels for.
+    /// f32 weights in a GPU's memory, of which candle's plain product is faster than the one over "blocks"; or with CUDA,
+    /// f16 in place of blocks that there are no kernels for.
     Plain(Tensor),
 }
 
@@ -36,6 +38,7 @@ impl Matrix {
     pub(crate) fn embedding(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
         match self {
             Self::Candle(blocks) => blocks.embedding(ids),
+            Self::Floats(matrix) => matrix.embedding(ids),
             Self::Tiled(tiles) => tiles.embedding(ids),
             Self::Packed(blocks) => blocks.embedding(ids),
             #[cfg(feature = "metal")]
@@ -58,6 +61,13 @@ impl Matrix {
         if let Some(tiles) = tiles.collect::<Option<Vec<_>>>() {
             return Tiles::products(&tiles, &x.contiguous()?);
         }
+        let floats = matrices.iter().map(|(matrix, bias)| match matrix {
+            Self::Floats(floats) => Some((floats, *bias)),
+            _ => None,
+        });
+        if let Some(floats) = floats.collect::<Option<Vec<_>>>() {
+            return FloatMatrix::products(&floats, &x.contiguous()?);
+        }
         let product = |(matrix, bias): &(&Self, Option<&Tensor>)| match bias {
             Some(bias) => matrix.product(x)?.broadcast_add(bias),
             None => matrix.product(x),
@@ -65,10 +75,19 @@ impl Matrix {
         matrices.iter().map(product).collect()
     }
 
+    /// The matrix in tiles, if it is.
+    pub(crate) const fn tiles(&self) -> Option<&Tiles<MappedBytes>> {
+        match self {
+            Self::Tiled(tiles) => Some(tiles),
+            _ => None,
+        }
+    }
+
     /// `x` `(tokens, columns)` → `(tokens, rows)`.
     pub(crate) fn product(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
             Self::Candle(blocks) => x.apply_op1_no_bwd(&**blocks),
+            Self::Floats(matrix) => Ok(FloatMatrix::products(&[(matrix, None)], &x.contiguous()?)?.remove(0)),
             Self::Tiled(tiles) => Ok(Tiles::products(&[(tiles, None)], &x.contiguous()?)?.remove(0)),
             Self::Packed(blocks) => blocks.product(x),
             #[cfg(feature = "metal")]
@@ -108,12 +127,20 @@ mod tests {
             let x = Tensor::randn(0_f32, 1.0, (40, columns), &Device::Cpu).unwrap();
             for dtype in TYPES {
                 let blocks = QTensor::quantize(&weights, dtype).unwrap();
-                let tiles =
-                    tiled(MappedBytes::made(blocks.data().unwrap().into()), Packing::Candle(dtype), rows, columns)
-                        .unwrap();
+                let tiles = tiled(
+                    MappedBytes::made(blocks.data().unwrap().into()),
+                    Packing::Candle(dtype),
+                    rows,
+                    columns,
+                    |_| {},
+                )
+                .unwrap();
                 let matrix = match tiles {
                     Some(tiles) => Matrix::Tiled(Tiles::new(tiles, Packing::Candle(dtype), rows, columns).unwrap()),
-                    None => Matrix::from_candle(Box::new(blocks)).unwrap(),
+                    None => {
+                        let bytes = MappedBytes::made(blocks.data().unwrap().into());
+                        Matrix::Floats(FloatMatrix::new(bytes, Packing::Candle(dtype), rows, columns).unwrap())
+                    }
                 };
                 let product =
                     |at, len| matrix.product(&x.narrow(0, at, len).unwrap()).unwrap().to_vec2::<f32>().unwrap();

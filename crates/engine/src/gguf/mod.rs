@@ -17,6 +17,7 @@ mod weights;
 pub(crate) use content::Content;
 pub(crate) use fingerprint::{same_vocabulary, vocabulary_name};
 pub(crate) use locked::LockedPieces;
+pub(crate) use mapped::MappedBytes;
 pub(crate) use matrix::Matrix;
 pub(crate) use metadata::{Metadata, MetadataWriter};
 pub(crate) use parse::{Gguf, Header, Part, TensorInfo, shorten};

@@ -25,7 +25,7 @@ fn part(file: GgufBuilder, no: u16, count: u16, tensors: usize) -> GgufBuilder {
 
 fn logits(path: &Path) -> Vec<f32> {
     let model = crate::models::load(&Gguf::open(path).unwrap(), &Device::Cpu, &mut |_, _| {}).unwrap().model;
-    let part = Part { tokens: &[3, 1, 4, 1, 5], cache: &mut model.new_cache(KvType::DEVICE), logits: 1 };
+    let part = Part { tokens: &[3, 1, 4, 1, 5], cache: &mut model.new_cache(KvType::DEFAULT), logits: 1 };
     model.forward(&mut [part]).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -39,7 +39,7 @@ fn a_model_in_parts_is_the_same_model_whichever_part_is_opened() {
         header.check_supported().unwrap();
         assert_eq!((&header.path, &header.files), (&parts[0], &parts));
         assert_eq!((header.weight_bytes, header.parameters), (whole.weight_bytes, whole.parameters));
-        assert_eq!(header.footprint(512, KvType::DEVICE), whole.footprint(512, KvType::DEVICE));
+        assert_eq!(header.footprint(512, KvType::DEFAULT), whole.footprint(512, KvType::DEFAULT));
         let bytes: u64 = parts.iter().map(|path| path.metadata().unwrap().len()).sum();
         assert_eq!(header.file_bytes.0, bytes);
     }
@@ -150,7 +150,7 @@ proptest! {
                     prop_assert!(tensor.start + tensor.bytes <= gguf.parts[tensor.part].map.len());
                 }
                 let header = crate::header::ModelHeader::from_gguf(&gguf);
-                let _ = header.map(|header| header.footprint(usize::MAX >> 1, KvType::DEVICE).total());
+                let _ = header.map(|header| header.footprint(usize::MAX >> 1, KvType::DEFAULT).total());
                 let _ = crate::models::load(&gguf, &Device::Cpu, &mut |_, _| {});
             }
         }

@@ -175,7 +175,7 @@ proptest! {
         let path = folder.path().join("m.gguf");
         std::fs::write(&path, &file).unwrap();
         if let Ok(gguf) = Gguf::open(&path) {
-            let _ = crate::header::ModelHeader::from_gguf(&gguf).map(|header| header.footprint(usize::MAX >> 1, crate::KvType::DEVICE).total());
+            let _ = crate::header::ModelHeader::from_gguf(&gguf).map(|header| header.footprint(usize::MAX >> 1, crate::KvType::DEFAULT).total());
             let mut ignore = |_, _| {};
             let mut weights = Weights::new(&gguf, &candle_core::Device::Cpu, &mut ignore);
             for (name, tensor) in &gguf.header.tensors {
@@ -201,7 +201,7 @@ proptest! {
         let path = folder.path().join("m.gguf");
         std::fs::write(&path, &file).unwrap();
         if let Ok(gguf) = Gguf::open(&path) {
-            let _ = crate::header::ModelHeader::from_gguf(&gguf).map(|header| header.footprint(usize::MAX >> 1, crate::KvType::DEVICE).total());
+            let _ = crate::header::ModelHeader::from_gguf(&gguf).map(|header| header.footprint(usize::MAX >> 1, crate::KvType::DEFAULT).total());
             let _ = crate::tokenizer::Tokenizer::load(&gguf);
             let _ = crate::models::load(&gguf, &candle_core::Device::Cpu, &mut |_, _| {});
         }

@@ -3,7 +3,7 @@ use candle_core::MetalDevice;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
 use chat::Bytes;
-use kernels::cpu::{TILE_ROWS, Tiles};
+use kernels::cpu::{FloatMatrix, TILE_ROWS, Tiles};
 #[cfg(feature = "metal")]
 use kernels::metal::PackedExperts;
 use kernels::packed::{PackedMatrix, Packing};
@@ -112,6 +112,7 @@ impl<'a> Weights<'a> {
         } else {
             self.packed(name, &[experts, rows, columns])?
         };
+        self.touch(&bytes);
         PackedExperts::new(&bytes, packing, (experts, rows, columns), device)
             .inspect(|copy| self.in_use.note_copy(copy.blocks()))
             .map_err(LoadError::Device)
@@ -169,12 +170,13 @@ impl<'a> Weights<'a> {
         columns: usize,
     ) -> Result<Matrix, LoadError> {
         if self.device.is_cpu()
-            && let Some(tiles) = tiled(bytes.clone(), packing, rows, columns)?
+            && let Some(tiles) = tiled(bytes.clone(), packing, rows, columns, |bytes| self.report(bytes))?
         {
             self.in_use.mapped.push(tiles.clone());
             return Tiles::new(tiles, packing, rows, columns).map(Matrix::Tiled).map_err(LoadError::Device);
         }
-        self.note(&bytes, packing);
+        self.note(&bytes);
+        self.touch(&bytes);
         match self.as_in_file(bytes, packing, rows, columns)? {
             Matrix::Candle(blocks) => Matrix::from_candle(blocks).map_err(LoadError::Device),
             other => Ok(other),
@@ -193,7 +195,7 @@ impl<'a> Weights<'a> {
         // Whole tiles can be cut like the blocks; hundreds of experts would each take a map of their own.
         if self.device.is_cpu()
             && rows.is_multiple_of(TILE_ROWS)
-            && let Some(tiles) = tiled(bytes.clone(), packing, parts * rows, columns)?
+            && let Some(tiles) = tiled(bytes.clone(), packing, parts * rows, columns, |bytes| self.report(bytes))?
         {
             self.in_use.mapped.push(tiles.clone());
             let part = |part| Tiles::new(tiles.part(part, parts), packing, rows, columns).map(Matrix::Tiled);
@@ -202,9 +204,9 @@ impl<'a> Weights<'a> {
         (0..parts).map(|part| self.fastest(bytes.part(part, parts), packing, rows, columns)).collect()
     }
 
-    /// Notes a matrix that is multiplied with, if that reads the file's blocks: of f32 there is a copy.
-    fn note(&mut self, bytes: &MappedBytes, packing: Packing) {
-        if self.device.is_cpu() && packing != Packing::Candle(GgmlDType::F32) {
+    /// Notes a matrix that is multiplied with where it lies in the file.
+    fn note(&mut self, bytes: &MappedBytes) {
+        if self.device.is_cpu() {
             self.in_use.mapped.push(bytes.clone());
         }
     }
@@ -212,8 +214,12 @@ impl<'a> Weights<'a> {
     /// A matrix of which only rows are looked up.
     pub(crate) fn table(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix, LoadError> {
         let (bytes, packing) = self.packed(name, &[rows, columns])?;
-        if !self.gguf.is_only_looked_up(name) {
-            self.note(&bytes, packing);
+        if self.gguf.is_only_looked_up(name) {
+            // A few rows are read for each token; the rest needn't be in memory.
+            self.report(bytes.len());
+        } else {
+            self.note(&bytes);
+            self.touch(&bytes);
         }
         self.as_in_file(bytes, packing, rows, columns)
     }
@@ -221,7 +227,7 @@ impl<'a> Weights<'a> {
     fn packed(&mut self, name: &str, shape: &[usize]) -> Result<(MappedBytes, Packing), LoadError> {
         let tensor = self.info(name)?;
         check_shape(name, tensor, shape)?;
-        let bytes = self.read_ahead(tensor);
+        let bytes = self.bytes(tensor);
         let (bytes, tensor_type) = match tensor.change {
             None => (bytes, tensor.tensor_type),
             Some(change) => {
@@ -241,6 +247,9 @@ impl<'a> Weights<'a> {
         columns: usize,
     ) -> Result<Matrix, LoadError> {
         let matrix = match (packing, &self.device) {
+            (packing, Device::Cpu) if FloatMatrix::<MappedBytes>::can_hold(packing) => {
+                FloatMatrix::new(bytes, packing, rows, columns).map(Matrix::Floats)
+            }
             (Packing::Candle(dtype), Device::Cpu) => {
                 QTensor::new(mapped(bytes, dtype), (rows, columns)).map(Box::new).map(Matrix::Candle)
             }
@@ -278,6 +287,7 @@ impl<'a> Weights<'a> {
     /// A small tensor, unpacked to f32.
     pub(crate) fn unpacked(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
         let (bytes, packing) = self.packed(name, shape)?;
+        self.touch(&bytes);
         let tensor = match packing {
             Packing::Candle(dtype) => {
                 QTensor::new(mapped(bytes, dtype), shape).and_then(|blocks| blocks.dequantize(&self.device))
@@ -298,29 +308,48 @@ impl<'a> Weights<'a> {
         if tensor.tensor_type.name() != "I32" {
             return Err(unsupported(name, tensor));
         }
-        Ok(self.read_ahead(tensor).as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect())
+        let bytes = self.bytes(tensor);
+        self.touch(&bytes);
+        Ok(bytes.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect())
     }
 
     fn info(&self, name: &str) -> Result<&'a TensorInfo, LoadError> {
         self.gguf.header.tensors.get(name).ok_or_else(|| LoadError::Missing(name.to_owned()))
     }
 
+    /// The bytes of a tensor, which the system begins to read, and what most often comes next: a disk that waits until
+    /// these were repacked would stand still half of the time.
+    fn bytes(&self, tensor: &TensorInfo) -> MappedBytes {
+        const NEXT: usize = 64 << 20;
+        let bytes = MappedBytes::new(&self.gguf.parts[tensor.part].map, tensor.start..tensor.start + tensor.bytes);
+        bytes.read_ahead(NEXT);
+        bytes
+    }
+
     /// Brings the pages into memory now, where it can be shown, rather than in the middle of the first token.
-    fn read_ahead(&mut self, tensor: &TensorInfo) -> MappedBytes {
+    fn touch(&mut self, bytes: &[u8]) {
         const PAGE: usize = 4096;
-        const BETWEEN_REPORTS: usize = 16 << 20;
-        let map = &self.gguf.parts[tensor.part].map;
-        let bytes = MappedBytes::new(map, tensor.start..tensor.start + tensor.bytes);
-        bytes.read_ahead();
         for part in bytes.chunks(BETWEEN_REPORTS) {
             let touched = part.iter().step_by(PAGE).fold(0_u8, |sum, byte| sum ^ byte);
             std::hint::black_box(touched);
-            self.loaded += part.len() as u64;
+            self.report(part.len());
+        }
+    }
+
+    /// So many bytes more are loaded.
+    fn report(&mut self, bytes: usize) {
+        let before = self.loaded;
+        // What is made of a tensor may be longer than what the file has.
+        self.loaded = (before + bytes as u64).min(self.total);
+        let step = BETWEEN_REPORTS as u64;
+        if before / step != self.loaded / step || self.loaded == self.total {
             (self.on_progress)(Bytes(self.loaded), Bytes(self.total));
         }
-        bytes
     }
 }
+
+/// Bytes that are loaded between two reports.
+const BETWEEN_REPORTS: usize = 16 << 20;
 
 /// The name of one expert's matrix of those that `name` has all: `blk.0.ffn_up_exps.3.weight`.
 pub(crate) fn expert_name(name: &str, expert: usize) -> String {

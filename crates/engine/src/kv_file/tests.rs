@@ -47,7 +47,7 @@ fn what_is_read_is_what_was_written() {
     let folder = tempfile::tempdir().unwrap();
     let mut kinds = BTreeSet::new();
     let families = families(folder.path());
-    for (family, kv_type) in families.iter().flat_map(|family| [(family, KvType::DEVICE), (family, KvType::Q8)]) {
+    for (family, kv_type) in families.iter().flat_map(|family| [(family, KvType::DEFAULT), (family, KvType::Q8)]) {
         let gguf = Gguf::open(&family.join("model-f32.gguf")).unwrap();
         let tokens: Vec<TokenId> =
             serde_json::from_str(&fs::read_to_string(family.join("input_ids.json")).unwrap()).unwrap();

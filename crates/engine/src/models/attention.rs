@@ -1,9 +1,9 @@
 use candle_core::Tensor;
-use kernels::{attention, rope, sigmoid};
+use kernels::{Turn, attention, rope, sigmoid};
 
 use super::batch::{Batch, Part, rows};
 use super::linear::Linear;
-use super::norm::Norm;
+use super::norm::{Norm, normed_by};
 use super::rope::RopeTable;
 use crate::LoadError;
 use crate::gguf::Weights;
@@ -84,16 +84,17 @@ impl Attention {
     ) -> candle_core::Result<Tensor> {
         let spec = &self.spec;
         let (queries, gate, keys_and_values) = self.project(x)?;
-        let queries = self.place(queries, self.q_norm.as_ref(), batch, ropes)?;
+        let queries = self.place(normed_by(self.q_norm.as_ref(), queries)?, batch, ropes)?;
         let queries = self.scaled_by_position(queries, batch)?;
+        let turn = self.turn(batch, ropes);
         let keys_and_values = match keys_and_values {
             None => None,
             Some((keys, values)) => {
-                let values = match &self.value_norm {
-                    Some(norm) => norm.forward(&values)?,
-                    None => values,
-                };
-                Some((self.place(keys, self.k_norm.as_ref(), batch, ropes)?, values))
+                let values = normed_by(self.value_norm.as_ref(), values)?;
+                let keys = normed_by(self.k_norm.as_ref(), keys)?;
+                // The CPU turns them on their way into the cache.
+                let keys = if turn.is_some() { keys } else { self.place(keys, batch, ropes)? };
+                Some((keys, values))
             }
         };
         let mixed = batch.by_part(parts, |span, cache| {
@@ -101,7 +102,14 @@ impl Attention {
                 candle_core::bail!("layer {} has no keys and values", self.cached_in)
             };
             if let Some((keys, values)) = &keys_and_values {
-                cached.append(&rows(keys, &span)?, &rows(values, &span)?)?;
+                let (keys, values) = (rows(keys, &span)?, rows(values, &span)?);
+                match turn {
+                    Some(Turn { cos, sin, pairing }) => {
+                        let turn = Turn { cos: &rows(cos, &span)?, sin: &rows(sin, &span)?, pairing };
+                        cached.append_turned(&keys, Some(&turn), &values)?;
+                    }
+                    None => cached.append(&keys, &values)?,
+                }
             }
             attention(&rows(&queries, &span)?, cached, spec.scale, self.sinks.as_ref())
         })?;
@@ -148,25 +156,19 @@ impl Attention {
         }
     }
 
-    /// Norm, rotation, and the norm after it.
-    fn place(
-        &self,
-        heads: Tensor,
-        norm: Option<&Norm>,
-        batch: &Batch,
-        ropes: &[RopeTable],
-    ) -> candle_core::Result<Tensor> {
-        let normed = match norm {
-            Some(norm) => norm.forward(&heads)?,
-            None => heads,
-        };
-        let Some(index) = self.spec.rope else { return Ok(normed) };
+    /// How keys turn where they do so on their way into the cache: on the CPU, unless there is a norm after it.
+    fn turn<'a>(&self, batch: &'a Batch, ropes: &[RopeTable]) -> Option<Turn<'a>> {
+        let index = self.spec.rope.filter(|_| batch.device.is_cpu() && self.turned_norm.is_none())?;
         let angles = &batch.angles[index];
-        let turned = rope(&normed, &angles.cos, &angles.sin, ropes[index].pairing())?;
-        match &self.turned_norm {
-            Some(norm) => norm.forward(&turned),
-            None => Ok(turned),
-        }
+        Some(Turn { cos: &angles.cos, sin: &angles.sin, pairing: ropes[index].pairing() })
+    }
+
+    /// Rotation, and the norm after it.
+    fn place(&self, heads: Tensor, batch: &Batch, ropes: &[RopeTable]) -> candle_core::Result<Tensor> {
+        let Some(index) = self.spec.rope else { return Ok(heads) };
+        let angles = &batch.angles[index];
+        let turned = rope(&heads, &angles.cos, &angles.sin, ropes[index].pairing())?;
+        normed_by(self.turned_norm.as_ref(), turned)
     }
 
     fn scaled_by_position(&self, queries: Tensor, batch: &Batch) -> candle_core::Result<Tensor> {

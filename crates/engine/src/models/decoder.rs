@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use kernels::add;
+use kernels::{Activation, add, gated};
 
 use super::attention::Attention;
 use super::batch::{Batch, Part};
@@ -12,7 +12,7 @@ use super::experts::Experts;
 use super::feed_forward::FeedForward;
 use super::latent::Latent;
 use super::linear::Linear;
-use super::norm::Norm;
+use super::norm::{Norm, normed_by};
 use super::rope::RopeTable;
 use super::short_conv::ShortConv;
 use super::{Model, TokenId};
@@ -231,20 +231,13 @@ impl Layer {
         };
         let mut x = add(&x, &normed_by(self.feed_forward_out_norm.as_ref(), made)?)?;
         if let (Some(input), Some(own)) = (&self.per_layer_input, own) {
-            let gated = (input.gate.forward(&x)?.gelu()? * own)?;
+            let gated = gated(Activation::Gelu, &input.gate.forward(&x)?, own)?;
             x = (x + input.norm.forward(&input.proj.forward(&gated)?)?)?;
         }
         match &self.output_scale {
             Some(scale) => x.broadcast_mul(scale),
             None => Ok(x),
         }
-    }
-}
-
-fn normed_by(norm: Option<&Norm>, x: Tensor) -> candle_core::Result<Tensor> {
-    match norm {
-        Some(norm) => norm.forward(&x),
-        None => Ok(x),
     }
 }
 

@@ -1,7 +1,7 @@
 use candle_core::{Device, Tensor};
 #[cfg(feature = "metal")]
 use kernels::metal::{ChosenExperts, PackedExperts, add_weighted};
-use kernels::{Routing, sigmoid};
+use kernels::{Routing, add_rows, sigmoid};
 
 use super::TokenId;
 use super::feed_forward::FeedForward;
@@ -21,8 +21,8 @@ pub(super) struct Experts {
 }
 
 enum Matrices {
-    /// Run one by one, for which the router's choice is read back.
-    Each(Vec<FeedForward>),
+    /// On the CPU or with CUDA, where the router's choice is known: each expert runs with its tokens.
+    Each(Box<FeedForward<Vec<Linear>>>),
     /// Run together, and nothing is read back.
     #[cfg(feature = "metal")]
     Packed(Box<FeedForward<PackedExperts>>),
@@ -44,11 +44,12 @@ struct Shared {
     gate: Option<Linear>,
 }
 
-/// The tokens of one expert.
-#[derive(Clone, Default)]
+/// The tokens that experts get, one expert's after the other's.
 struct Assigned {
     rows: Vec<u32>,
     weights: Vec<f32>,
+    /// How many each expert gets.
+    counts: Vec<usize>,
 }
 
 impl Experts {
@@ -81,14 +82,10 @@ impl Experts {
                 let experts = FeedForward::load_packed_experts(weights, layer, shape, spec.activation, &device)?;
                 Matrices::Packed(Box::new(experts))
             }
-            _ => Matrices::Each(FeedForward::load_experts(
-                weights,
-                layer,
-                spec.experts,
-                hidden,
-                spec.width,
-                spec.activation,
-            )?),
+            _ => {
+                let shape = (spec.experts, hidden, spec.width);
+                Matrices::Each(Box::new(FeedForward::load_experts(weights, layer, shape, spec.activation)?))
+            }
         };
         Ok(Self { router, matrices, shared, weighs_input: spec.weighs_input })
     }
@@ -106,7 +103,13 @@ impl Experts {
         match &self.matrices {
             Matrices::Each(experts) => {
                 let (ids, weights) = self.router.route(&logits.to_device(&Device::Cpu)?, tokens)?;
-                self.add_each(experts, shared, x, &assign(experts.len(), &ids, &weights)?)
+                let Assigned { rows, weights, counts } = assign(self.router.routing.experts, &ids, &weights)?;
+                if !self.weighs_input {
+                    return add_rows(&shared, &experts.forward(x, Some(&rows), &counts)?, &rows, &weights);
+                }
+                let x = x.index_select(&Tensor::new(rows.as_slice(), x.device())?, 0)?;
+                let x = x.broadcast_mul(&Tensor::new(weights.as_slice(), x.device())?.unsqueeze(1)?)?;
+                add_rows(&shared, &experts.forward(&x, None, &counts)?, &rows, &vec![1.0; rows.len()])
             }
             #[cfg(feature = "metal")]
             Matrices::Packed(experts) => {
@@ -120,43 +123,21 @@ impl Experts {
             }
         }
     }
-
-    /// Adds to `sum` what each expert makes of its tokens of `x`.
-    fn add_each(
-        &self,
-        experts: &[FeedForward],
-        mut sum: Tensor,
-        x: &Tensor,
-        assigned: &[Assigned],
-    ) -> candle_core::Result<Tensor> {
-        for (expert, Assigned { rows, weights }) in experts.iter().zip(assigned) {
-            if rows.is_empty() {
-                continue;
-            }
-            let rows = Tensor::new(rows.as_slice(), x.device())?;
-            let weights = Tensor::new(weights.as_slice(), x.device())?.unsqueeze(1)?;
-            let input = x.index_select(&rows, 0)?;
-            let output = if self.weighs_input {
-                expert.forward(&input.broadcast_mul(&weights)?)?
-            } else {
-                expert.forward(&input)?.broadcast_mul(&weights)?
-            };
-            sum = sum.index_add(&rows, &output, 0)?;
-        }
-        Ok(sum)
-    }
 }
 
-/// The tokens of each expert.
-fn assign(experts: usize, ids: &Tensor, weights: &Tensor) -> candle_core::Result<Vec<Assigned>> {
-    let mut assigned = vec![Assigned::default(); experts];
-    for (row, (ids, weights)) in ids.to_vec2::<u32>()?.iter().zip(weights.to_vec2::<f32>()?).enumerate() {
-        for (expert, weight) in ids.iter().zip(weights) {
-            assigned[*expert as usize].rows.push(row as u32);
-            assigned[*expert as usize].weights.push(weight);
-        }
-    }
-    Ok(assigned)
+/// The tokens of each expert, of the experts `(tokens, used)` of each token and their weights.
+fn assign(experts: usize, ids: &Tensor, weights: &Tensor) -> candle_core::Result<Assigned> {
+    let used = ids.dim(1)?;
+    let (ids, weights) = (ids.flatten_all()?.to_vec1::<u32>()?, weights.flatten_all()?.to_vec1::<f32>()?);
+    let mut order: Vec<usize> = (0..ids.len()).collect();
+    order.sort_by_key(|index| ids[*index]);
+    let mut counts = vec![0; experts];
+    ids.iter().for_each(|expert| counts[*expert as usize] += 1);
+    Ok(Assigned {
+        rows: order.iter().map(|index| (index / used) as u32).collect(),
+        weights: order.iter().map(|index| weights[*index]).collect(),
+        counts,
+    })
 }
 
 impl Router {

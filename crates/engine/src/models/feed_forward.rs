@@ -3,12 +3,11 @@ use candle_core::MetalDevice;
 use candle_core::{D, Tensor};
 #[cfg(feature = "metal")]
 use kernels::metal::{ChosenExperts, PackedExperts};
-use kernels::{sigmoid, silu_gate};
+use kernels::{Activation, gated};
 
 use super::linear::Linear;
 use crate::LoadError;
 use crate::gguf::Weights;
-use crate::spec::Activation;
 
 /// A gated feed-forward layer: `down(activation(gate(x), up(x)))`. `P` is a matrix, or those of all experts.
 pub(super) struct FeedForward<P = Linear> {
@@ -48,31 +47,38 @@ impl FeedForward {
         Ok(Self { input, down_proj: Linear::load(weights, &name("down"), hidden, width)?, activation })
     }
 
-    /// One for each expert.
+    /// `x` `(tokens, hidden)` → `(tokens, hidden)`.
+    pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        self.down_proj.forward(&self.gated(Linear::forward_all(&self.inputs(), x)?)?)
+    }
+}
+
+impl FeedForward<Vec<Linear>> {
+    /// Those of all experts of a layer.
     pub(super) fn load_experts(
         weights: &mut Weights<'_>,
         layer: usize,
-        experts: usize,
-        hidden: usize,
-        width: usize,
+        (experts, hidden, width): (usize, usize, usize),
         activation: Activation,
-    ) -> Result<Vec<Self>, LoadError> {
+    ) -> Result<Self, LoadError> {
         let name = |part: &str| format!("blk.{layer}.ffn_{part}_exps");
-        let inputs: Vec<Input<Linear>> = if weights.has(&format!("{}.weight", name("gate_up"))) {
-            let fused = Linear::load_experts(weights, &name("gate_up"), experts, 2 * width, hidden)?;
-            fused.into_iter().map(Input::Fused).collect()
-        } else {
-            let gates = Linear::load_experts(weights, &name("gate"), experts, width, hidden)?;
-            let ups = Linear::load_experts(weights, &name("up"), experts, width, hidden)?;
-            gates.into_iter().zip(ups).map(|(gate_proj, up_proj)| Input::Separate { gate_proj, up_proj }).collect()
+        let is_fused = weights.has(&format!("{}.weight", name("gate_up")));
+        let mut load = |part: &str, rows: usize, columns: usize| {
+            Linear::load_experts(weights, &name(part), experts, rows, columns)
         };
-        let downs = Linear::load_experts(weights, &name("down"), experts, hidden, width)?;
-        Ok(inputs.into_iter().zip(downs).map(|(input, down_proj)| Self { input, down_proj, activation }).collect())
+        let input = if is_fused {
+            Input::Fused(load("gate_up", 2 * width, hidden)?)
+        } else {
+            Input::Separate { gate_proj: load("gate", width, hidden)?, up_proj: load("up", width, hidden)? }
+        };
+        Ok(Self { input, down_proj: load("down", hidden, width)?, activation })
     }
 
-    /// `x` `(tokens, hidden)` → `(tokens, hidden)`.
-    pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        self.forward_with(x, Linear::forward_all)
+    /// What the experts make of their rows, one expert's after the other's `(rows, hidden)`: those of `x`
+    /// `(tokens, hidden)` that `rows` names, or all in order, of which each expert gets so many as `counts` says.
+    pub(super) fn forward(&self, x: &Tensor, rows: Option<&[u32]>, counts: &[usize]) -> candle_core::Result<Tensor> {
+        let gated = self.gated(Linear::forward_experts(&self.inputs(), x, rows, counts)?)?;
+        Ok(Linear::forward_experts(&[&self.down_proj], &gated, None, counts)?.remove(0))
     }
 }
 
@@ -101,44 +107,29 @@ impl FeedForward<PackedExperts> {
 
     /// `x` `(tokens, hidden)`, or one row for each of the chosen → `(tokens · used, hidden)`.
     pub(super) fn forward(&self, x: &Tensor, chosen: &ChosenExperts) -> candle_core::Result<Tensor> {
-        self.forward_with(x, |all, x| all.iter().map(|experts| experts.product(x, chosen)).collect())
+        let products = self.inputs().into_iter().map(|experts| experts.product(x, chosen));
+        self.down_proj.product(&self.gated(products.collect::<candle_core::Result<_>>()?)?, chosen)
     }
 }
 
 impl<P> FeedForward<P> {
-    fn forward_with(
-        &self,
-        x: &Tensor,
-        products: impl Fn(&[&P], &Tensor) -> candle_core::Result<Vec<Tensor>>,
-    ) -> candle_core::Result<Tensor> {
-        let one = |matrix: &P, x: &Tensor| Ok::<_, candle_core::Error>(products(&[matrix], x)?.remove(0));
-        let (gate, up) = match &self.input {
-            Input::Separate { gate_proj, up_proj } => {
-                let mut both = products(&[gate_proj, up_proj], x)?.into_iter();
-                (both.next().expect("one for each"), both.next().expect("one for each"))
-            }
-            Input::Fused(proj) => {
-                let both = one(proj, x)?;
-                let width = both.dim(D::Minus1)? / 2;
-                (both.narrow(1, 0, width)?.contiguous()?, both.narrow(1, width, width)?.contiguous()?)
-            }
-        };
-        one(&self.down_proj, &self.activation.apply(&gate, &up)?)
+    fn inputs(&self) -> Vec<&P> {
+        match &self.input {
+            Input::Separate { gate_proj, up_proj } => vec![gate_proj, up_proj],
+            Input::Fused(proj) => vec![proj],
+        }
     }
-}
 
-impl Activation {
-    fn apply(self, gate: &Tensor, up: &Tensor) -> candle_core::Result<Tensor> {
-        match self {
-            Self::Silu => silu_gate(gate, up),
-            Self::Gelu => gate.gelu()? * up,
-            Self::ClampedSilu { limit } => silu_gate(&gate.minimum(f64::from(limit))?, &up.clamp(-limit, limit)?),
-            Self::ClampedSwiglu { alpha, limit } => {
-                let gate = gate.minimum(f64::from(limit))?;
-                let up = up.clamp(-limit, limit)?;
-                let gate = (&gate * sigmoid(&(&gate * f64::from(alpha))?)?)?;
-                gate * (up + 1.0)?
+    /// What goes down, of the products of [`Self::inputs`].
+    fn gated(&self, products: Vec<Tensor>) -> candle_core::Result<Tensor> {
+        match products.as_slice() {
+            [gate, up] => gated(self.activation, gate, up),
+            [both] => {
+                let width = both.dim(D::Minus1)? / 2;
+                let [gate, up] = [both.narrow(1, 0, width)?, both.narrow(1, width, width)?];
+                gated(self.activation, &gate.contiguous()?, &up.contiguous()?)
             }
+            _ => candle_core::bail!("{} products of a gate and what it lets through", products.len()),
         }
     }
 }

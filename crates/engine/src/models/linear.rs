@@ -3,11 +3,12 @@ use std::sync::Arc;
 use candle_core::Tensor;
 #[cfg(feature = "metal")]
 use candle_core::{Device, MetalDevice};
+use kernels::cpu::Tiles;
 #[cfg(feature = "metal")]
 use kernels::metal::PackedExperts;
 
 use crate::LoadError;
-use crate::gguf::{Matrix, Weights};
+use crate::gguf::{MappedBytes, Matrix, Weights};
 
 /// A matrix of weights, with an optional bias.
 pub(crate) struct Linear {
@@ -117,5 +118,39 @@ impl Linear {
             }
         }
         Ok(products)
+    }
+
+    /// The matrix with its bias where they are all there is to the product, and it is in tiles.
+    fn tiles(&self) -> Option<(&Tiles<MappedBytes>, Option<&Tensor>)> {
+        let tiles = self.matrix.tiles().filter(|_| self.scale.is_none())?;
+        Some((tiles, self.bias.as_ref()))
+    }
+
+    /// What each expert's matrix in each of `sets` makes of its share of `x`: `counts[expert]` of the rows of `x` that
+    /// `rows` names (without it, of all in order), one expert's after the other's.
+    pub(crate) fn forward_experts(
+        sets: &[&Vec<Self>],
+        x: &Tensor,
+        rows: Option<&[u32]>,
+        counts: &[usize],
+    ) -> candle_core::Result<Vec<Tensor>> {
+        let in_tiles: Option<Vec<Vec<_>>> = sets.iter().map(|set| set.iter().map(Self::tiles).collect()).collect();
+        if let Some(sets) = in_tiles {
+            return Tiles::expert_products(&sets, &x.contiguous()?, rows, counts);
+        }
+        let mut products = vec![Vec::new(); sets.len()];
+        let mut first = 0;
+        for (expert, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let share = match rows {
+                Some(rows) => x.index_select(&Tensor::new(&rows[first..first + count], x.device())?, 0)?,
+                None => x.narrow(0, first, *count)?,
+            };
+            let matrices: Vec<&Self> = sets.iter().map(|set| &set[expert]).collect();
+            for (all, product) in products.iter_mut().zip(Self::forward_all(&matrices, &share)?) {
+                all.push(product);
+            }
+            first += count;
+        }
+        products.iter().map(|of_set| Tensor::cat(of_set, 0)).collect()
     }
 }

@@ -35,3 +35,11 @@ impl Norm {
         rms_norm(x, &self.weight, self.epsilon)
     }
 }
+
+/// `x`, normed where there is a norm.
+pub(super) fn normed_by(norm: Option<&Norm>, x: Tensor) -> candle_core::Result<Tensor> {
+    match norm {
+        Some(norm) => norm.forward(&x),
+        None => Ok(x),
+    }
+}

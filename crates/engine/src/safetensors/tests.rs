@@ -18,7 +18,8 @@ fn tiny(stored_as: StoredAs, shards: usize) -> tempfile::TempDir {
 
 fn logits(path: &Path) -> Vec<f32> {
     let model = models::load(&Gguf::open(path).unwrap(), &Device::Cpu, &mut |_, _| {}).unwrap().model;
-    let part = models::Part { tokens: &[3, 1, 4, 1, 5], cache: &mut model.new_cache(crate::KvType::DEVICE), logits: 1 };
+    let part =
+        models::Part { tokens: &[3, 1, 4, 1, 5], cache: &mut model.new_cache(crate::KvType::DEFAULT), logits: 1 };
     model.forward(&mut [part]).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -54,7 +55,7 @@ fn a_folder_is_the_model_that_its_gguf_is() {
         assert_eq!((header.parameters, header.weight_bytes), (same.parameters, same.weight_bytes));
         assert_eq!((header.context_len, header.quantization.as_str()), (same.context_len, "F32"));
         assert!(header.has_chat_template);
-        assert_eq!(header.footprint(512, crate::KvType::DEVICE), same.footprint(512, crate::KvType::DEVICE));
+        assert_eq!(header.footprint(512, crate::KvType::DEFAULT), same.footprint(512, crate::KvType::DEFAULT));
         let on_disk: u64 = header.files.iter().map(|file| file.metadata().unwrap().len()).sum();
         assert_eq!(header.file_bytes.0, on_disk);
         let (ours, theirs) = (logits(folder), logits(&gguf));
@@ -261,7 +262,7 @@ fn the_template_is_the_one_that_is_named_default() {
 fn use_all(folder: &Path) {
     let Ok(gguf) = Gguf::open(folder) else { return };
     let _ = crate::header::ModelHeader::from_gguf(&gguf)
-        .map(|header| header.footprint(usize::MAX >> 1, crate::KvType::DEVICE).total());
+        .map(|header| header.footprint(usize::MAX >> 1, crate::KvType::DEFAULT).total());
     let _ = Tokenizer::load(&gguf);
     let mut ignore = |_, _| {};
     let mut weights = Weights::new(&gguf, &Device::Cpu, &mut ignore);

@@ -12,7 +12,7 @@ use crate::models::MOST_QUERIES;
 use crate::worker::PREFILL_CHUNK;
 
 /// Keys and values as attention takes them.
-const UNPACKED: KvFormat = KvFormat::float(KvType::DEVICE.unpacked());
+const UNPACKED: KvFormat = KvFormat::float(KvType::DEFAULT.unpacked());
 /// Bytes of an activation, and of a recurrent state's value.
 const F32: u64 = 4;
 

@@ -7,7 +7,7 @@ mod read;
 
 use candle_core::DType;
 pub(crate) use deepseek4::{BlockShape, Compression, Deepseek4Layer, Deepseek4Spec, IndexerSpec, StreamsSpec};
-use kernels::{Gating, KvFormat, KvNumbers, KvShape, Pairing, Span};
+use kernels::{Activation, Gating, KvFormat, KvNumbers, KvShape, Pairing, Span};
 
 use crate::LoadError;
 use crate::device::KvType;
@@ -187,19 +187,6 @@ pub(crate) enum FeedForwardSpec {
         activation: Activation,
         experts: ExpertsSpec,
     },
-}
-
-/// The function of a gated layer: what becomes of gate and up.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Activation {
-    /// `silu(gate) · up`
-    Silu,
-    /// `gelu_tanh(gate) · up`
-    Gelu,
-    /// DeepSeek V4: `silu(g) · u` with `g ≤ limit` and `−limit ≤ u ≤ limit`.
-    ClampedSilu { limit: f32 },
-    /// gpt-oss: `g · sigmoid(α · g) · (u + 1)` with `g ≤ limit` and `−limit ≤ u ≤ limit`.
-    ClampedSwiglu { alpha: f32, limit: f32 },
 }
 
 /// A mixture of experts.

@@ -5,6 +5,7 @@ use icu_normalizer::ComposingNormalizerBorrowed;
 
 use super::merge::{Merge, Symbol, merge_all};
 use super::split::{PreTokenizer, Splitter};
+use super::vocabulary::WordIndex;
 use super::{TokenType, Vocabulary, spm};
 use crate::LoadError;
 use crate::gguf::Gguf;
@@ -17,7 +18,7 @@ pub(super) struct Bpe {
     bytes: Bytes,
     merges: Merges,
     /// Pieces that are words, where these come before merges.
-    words: AHashMap<Vec<u8>, TokenId>,
+    words: AHashMap<Box<[u8]>, TokenId>,
 }
 
 /// Gemma 4's: pairs of characters, over the whole text, with a token for each byte of a character it doesn't know.
@@ -38,13 +39,9 @@ impl Merges {
     fn read(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Self, LoadError> {
         let merges = gguf.metadata().array("tokenizer.ggml.merges").and_then(|array| array.texts(&gguf.map));
         let merges = merges.ok_or_else(|| LoadError::Missing("tokenizer.ggml.merges".to_owned()))?;
-        let mut ids: AHashMap<&str, TokenId> = AHashMap::with_capacity(vocabulary.words.len());
-        for (id, (word, kind)) in vocabulary.words.iter().zip(&vocabulary.types).enumerate() {
-            // Text never merges into a control token, whatever a file says.
-            if *kind != TokenType::Control {
-                ids.entry(word).or_insert(id as TokenId);
-            }
-        }
+        // Text never merges into a control token, whatever a file says.
+        let words = &vocabulary.words;
+        let ids = WordIndex::new(words, vocabulary.ids(|kind| kind != TokenType::Control));
         let mut pairs = AHashMap::with_capacity(merges.len());
         let mut merged = String::new();
         for (rank, merge) in merges.into_iter().enumerate() {
@@ -52,8 +49,9 @@ impl Merges {
             let Some((left, right)) = std::str::from_utf8(merge).ok().and_then(split_merge) else { continue };
             merged.clear();
             merged.extend([left, right]);
-            if let (Some(left), Some(right), Some(merged)) = (ids.get(left), ids.get(right), ids.get(merged.as_str())) {
-                pairs.entry((*left, *right)).or_insert((rank as u32, *merged));
+            let [left, right, merged] = [left, right, &merged].map(|word| ids.get(words, word));
+            if let (Some(left), Some(right), Some(merged)) = (left, right, merged) {
+                pairs.entry((left, right)).or_insert((rank as u32, merged));
             }
         }
         Ok(Self(pairs))
@@ -77,16 +75,15 @@ impl Bpe {
     pub(super) fn new(gguf: &Gguf, vocabulary: &Vocabulary, pre: PreTokenizer) -> Result<Self, LoadError> {
         let mut bytes = [None; 256];
         let mut words = AHashMap::new();
-        for (id, (word, kind)) in vocabulary.words.iter().zip(&vocabulary.types).enumerate() {
-            if *kind != TokenType::Normal {
-                continue;
-            }
-            let spelled = bytes_of(word);
+        let mut spelled = Vec::new();
+        for id in vocabulary.ids(|kind| kind == TokenType::Normal) {
+            spelled.clear();
+            add_bytes_of(vocabulary.words.get(id as usize), &mut spelled);
             if let [byte] = spelled[..] {
-                bytes[usize::from(byte)].get_or_insert(id as TokenId);
+                bytes[usize::from(byte)].get_or_insert(id);
             }
             if pre.ignores_merges {
-                words.entry(spelled).or_insert(id as TokenId);
+                words.entry(spelled.as_slice().into()).or_insert(id);
             }
         }
         let merges = Merges::read(gguf, vocabulary)?;
@@ -154,26 +151,39 @@ impl CharacterBpe {
     }
 }
 
-/// The bytes of a word, which GPT-2's alphabet spells with one visible character for each.
-pub(super) fn bytes_of(word: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(word.len());
+/// Adds the bytes of a word, which GPT-2's alphabet spells with one visible character for each.
+pub(super) fn add_bytes_of(word: &str, bytes: &mut Vec<u8>) {
     for character in word.chars() {
         match byte_of(character) {
             Some(byte) => bytes.push(byte),
             None => bytes.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
-    bytes
 }
 
 /// The bytes that are visible in Latin-1 stand for themselves; the other 68 follow from U+0100 on, in order.
-fn byte_of(character: char) -> Option<u8> {
-    const fn is_visible(byte: u8) -> bool {
-        matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff)
-    }
-    let code = u32::from(character);
-    match u8::try_from(code) {
-        Ok(byte) => is_visible(byte).then_some(byte),
-        Err(_) => (0..=255).filter(|byte| !is_visible(*byte)).nth((code - 0x100) as usize),
+const fn byte_of(character: char) -> Option<u8> {
+    Some(match character as u32 {
+        code @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => code as u8,
+        code @ 0x100..=0x120 => (code - 0x100) as u8,
+        code @ 0x121..=0x142 => (0x7f + code - 0x121) as u8,
+        0x143 => 0xad,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// GPT-2's own rule: bytes that aren't visible are numbered from U+0100 on.
+    #[test]
+    fn every_byte_has_its_character() {
+        let is_visible = |byte: &u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+        let (visible, others): (Vec<u8>, Vec<u8>) = (0..=255).partition(is_visible);
+        assert!(visible.iter().all(|byte| byte_of(char::from(*byte)) == Some(*byte)));
+        let spelled = (0x100..0x100 + others.len() as u32).map(|code| byte_of(char::from_u32(code).unwrap()));
+        assert!(spelled.eq(others.into_iter().map(Some)));
+        assert_eq!([' ', '\u{144}', '\u{ad}', '中'].map(byte_of), [None; 4]);
     }
 }

@@ -114,7 +114,7 @@ impl Tokenizer {
         let strips_after = kind == Kind::Spm && ["phi-3", "phi3"].iter().any(|phi| name.contains(phi));
         Ok(Self {
             specials: Specials::new(&vocabulary, &template, strips_after)?,
-            pieces: Pieces::new((0..vocabulary.words.len()).map(|i| vocabulary.piece(i, kind))),
+            pieces: Pieces::new(&vocabulary, kind),
             bos: token("bos_token_id"),
             eos,
             end_of_generation: vocabulary.end_of_generation([eos, token("eot_token_id"), token("eom_token_id")]),

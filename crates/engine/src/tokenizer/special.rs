@@ -41,15 +41,15 @@ impl Specials {
             match kind {
                 // What cannot be broken cannot be sealed: a name of one character is never looked for.
                 TokenType::Control if word.chars().nth(1).is_none() => {}
-                TokenType::Control => marks.push((word.clone(), id)),
-                TokenType::UserDefined if is_tag(word) && template.contains(word.as_str()) => {
-                    marks.push((word.clone(), id));
+                TokenType::Control => marks.push((word.to_owned(), id)),
+                TokenType::UserDefined if is_tag(word) && template.contains(word) => {
+                    marks.push((word.to_owned(), id));
                 }
                 // Files of SentencePiece spell these with either kind of space.
                 TokenType::UserDefined => words.push((word.replace(spm::SPACE, " "), id)),
                 TokenType::Normal | TokenType::Byte => continue,
             }
-            texts.insert(id, word.clone());
+            texts.insert(id, word.to_owned());
         }
         Ok(Self { marks: Names::new(marks, strip_after)?, words: Names::new(words, false)?, texts })
     }

@@ -1,8 +1,7 @@
 use std::cmp::Reverse;
 
-use ahash::AHashMap;
-
 use super::merge::{Merge, Symbol, merge_all};
+use super::vocabulary::{WordIndex, Words};
 use super::{TokenType, Vocabulary};
 use crate::LoadError;
 use crate::gguf::Gguf;
@@ -13,7 +12,8 @@ pub(super) const SPACE: char = '\u{2581}';
 
 /// SentencePiece's merging by score, with a token for each byte as the last resort.
 pub(super) struct Spm {
-    ids: AHashMap<String, TokenId>,
+    words: Words,
+    ids: WordIndex,
     scores: Vec<f32>,
     bytes: [Option<TokenId>; 256],
     unknown: Option<TokenId>,
@@ -52,21 +52,19 @@ pub(super) fn byte_of(word: &str) -> Option<u8> {
 impl Spm {
     pub(super) fn new(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Self, LoadError> {
         let mut bytes = [None; 256];
-        let mut ids = AHashMap::new();
-        for (id, (word, kind)) in vocabulary.words.iter().zip(&vocabulary.types).enumerate() {
-            match (kind, byte_of(word)) {
-                (TokenType::Byte, Some(byte)) => bytes[usize::from(byte)] = Some(id as TokenId),
-                (TokenType::Control, _) => {}
-                _ => {
-                    ids.insert(word.clone(), id as TokenId);
-                }
-            }
+        let byte = |id: TokenId| byte_of(vocabulary.words.get(id as usize));
+        for (id, byte) in vocabulary.ids(|kind| kind == TokenType::Byte).filter_map(|id| Some((id, byte(id)?))) {
+            bytes[usize::from(byte)] = Some(id);
         }
+        let is_word = |id: &TokenId| vocabulary.types[*id as usize] != TokenType::Byte || byte(*id).is_none();
+        // Of equal words the last one counts.
+        let ids = vocabulary.ids(|kind| kind != TokenType::Control).rev().filter(is_word);
         Ok(Self {
-            ids,
+            ids: WordIndex::new(&vocabulary.words, ids),
             scores: vocabulary.scores(gguf)?,
             bytes,
             unknown: vocabulary.token(gguf.metadata(), "unknown_token_id"),
+            words: vocabulary.words.clone(),
             add_space_prefix: gguf.metadata().bool("tokenizer.ggml.add_space_prefix").unwrap_or(true),
         })
     }
@@ -81,12 +79,12 @@ impl Spm {
         let mut symbols: Vec<Symbol> =
             escaped.char_indices().map(|(start, c)| Symbol { start, len: c.len_utf8(), token: None }).collect();
         merge_all(&mut symbols, |left, right| {
-            let token = *self.ids.get(&escaped[left.start..right.start + right.len])?;
+            let token = self.ids.get(&self.words, &escaped[left.start..right.start + right.len])?;
             Some(Merge { rank: Reverse(Score(self.scores[token as usize])), token })
         });
         for symbol in symbols.iter().filter(|symbol| symbol.len > 0) {
             let piece = &escaped[symbol.start..symbol.start + symbol.len];
-            match symbol.token.or_else(|| self.ids.get(piece).copied()) {
+            match symbol.token.or_else(|| self.ids.get(&self.words, piece)) {
                 Some(id) => tokens.push(id),
                 None => tokens.extend(piece.bytes().filter_map(|byte| self.bytes[usize::from(byte)].or(self.unknown))),
             }

@@ -49,7 +49,7 @@ impl Unigram {
                 TokenType::Control | TokenType::Byte => continue,
             }
             longest = longest.max(word.len()).min(LONGEST);
-            ids.insert(word.clone(), id as TokenId);
+            ids.insert(word.to_owned(), id as TokenId);
         }
         Ok(Self {
             ids,

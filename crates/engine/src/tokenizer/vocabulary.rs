@@ -1,5 +1,7 @@
 use std::collections::HashSet;
 
+use ahash::RandomState;
+
 use super::{Kind, bpe, spm};
 use crate::LoadError;
 use crate::gguf::{Gguf, Metadata};
@@ -16,22 +18,96 @@ pub(super) enum TokenType {
 
 /// The words of a vocabulary as the file spells them.
 pub(super) struct Vocabulary {
-    pub(super) words: Vec<String>,
+    pub(super) words: Words,
     pub(super) types: Vec<TokenType>,
 }
 
-/// The bytes that each token stands for in an answer, end to end: one allocation for the whole vocabulary.
+/// Texts end to end: one allocation for a whole vocabulary, whereas each by itself would take several times its length.
+#[derive(Clone)]
+pub(super) struct Words {
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Words {
+    fn new<'a>(words: impl ExactSizeIterator<Item = &'a [u8]>) -> Self {
+        let (mut text, mut ends) = (String::new(), Vec::with_capacity(words.len()));
+        for word in words {
+            text.push_str(&String::from_utf8_lossy(word));
+            ends.push(text.len());
+        }
+        Self { text, ends }
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// # Panics
+    /// When there are no more than `index`.
+    pub(super) fn get(&self, index: usize) -> &str {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.text[start..self.ends[index]]
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
+        (0..self.len()).map(|index| self.get(index))
+    }
+}
+
+/// Finds words by their text. It has only their numbers, so that it takes a few bytes for each.
+pub(super) struct WordIndex {
+    /// Numbers of words, each at its hash or the next free place after it; at most half of them are taken.
+    places: Vec<u32>,
+    hashes: RandomState,
+}
+
+const FREE: u32 = u32::MAX;
+
+impl WordIndex {
+    /// Of those words whose numbers are in `ids`; of equal words the first one.
+    pub(super) fn new(words: &Words, ids: impl Iterator<Item = TokenId>) -> Self {
+        let places = vec![FREE; (2 * words.len()).next_power_of_two()];
+        let mut index = Self { places, hashes: RandomState::new() };
+        for id in ids {
+            if let Err(place) = index.find(words, words.get(id as usize)) {
+                index.places[place] = id;
+            }
+        }
+        index
+    }
+
+    pub(super) fn get(&self, words: &Words, word: &str) -> Option<TokenId> {
+        self.find(words, word).ok()
+    }
+
+    /// The number of `word`, or the place where it would be.
+    fn find(&self, words: &Words, word: &str) -> Result<TokenId, usize> {
+        let last = self.places.len() - 1;
+        let mut place = self.hashes.hash_one(word) as usize & last;
+        loop {
+            match self.places[place] {
+                FREE => return Err(place),
+                id if words.get(id as usize) == word => return Ok(id),
+                _ => place = (place + 1) & last,
+            }
+        }
+    }
+}
+
+/// The bytes that each token stands for in an answer, end to end.
 pub(super) struct Pieces {
     bytes: Vec<u8>,
-    ends: Vec<u32>,
+    ends: Vec<usize>,
 }
 
 impl Pieces {
-    pub(super) fn new(pieces: impl Iterator<Item = Vec<u8>>) -> Self {
-        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
-        for piece in pieces {
-            bytes.extend_from_slice(&piece);
-            ends.push(bytes.len() as u32);
+    pub(super) fn new(vocabulary: &Vocabulary, kind: Kind) -> Self {
+        let count = vocabulary.words.len();
+        let (mut bytes, mut ends) = (Vec::with_capacity(vocabulary.words.text.len()), Vec::with_capacity(count));
+        for index in 0..count {
+            vocabulary.add_piece(index, kind, &mut bytes);
+            ends.push(bytes.len());
         }
         Self { bytes, ends }
     }
@@ -44,7 +120,7 @@ impl Pieces {
         let index = token as usize;
         let Some(end) = self.ends.get(index) else { return &[] };
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
-        &self.bytes[start as usize..*end as usize]
+        &self.bytes[start..*end]
     }
 }
 
@@ -54,7 +130,7 @@ impl Vocabulary {
         let missing = || LoadError::Missing("tokenizer.ggml.tokens".to_owned());
         let words =
             metadata.array("tokenizer.ggml.tokens").and_then(|array| array.texts(&gguf.map)).ok_or_else(missing)?;
-        let words: Vec<String> = words.into_iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        let words = Words::new(words.into_iter());
         let types = metadata.array("tokenizer.ggml.token_type").and_then(|array| array.numbers(&gguf.map));
         let mut types: Vec<TokenType> = types.unwrap_or_default().into_iter().map(TokenType::from_number).collect();
         types.resize(words.len(), TokenType::Normal);
@@ -66,7 +142,7 @@ impl Vocabulary {
     /// Some files call an end an added or an ordinary word. As a word anybody could write it, and it would be shown.
     fn correct_types(&mut self) {
         for (word, kind) in self.words.iter().zip(&mut self.types) {
-            if ENDS.contains(&word.as_str()) && (*kind == TokenType::UserDefined || word.starts_with("<|")) {
+            if ENDS.contains(&word) && (*kind == TokenType::UserDefined || word.starts_with("<|")) {
                 *kind = TokenType::Control;
             }
         }
@@ -86,22 +162,34 @@ impl Vocabulary {
         Ok(scores.into_iter().map(|score| score as f32).collect())
     }
 
-    pub(super) fn piece(&self, index: usize, kind: Kind) -> Vec<u8> {
-        let word = &self.words[index];
+    /// The numbers of the words of which `is_wanted` is true.
+    pub(super) fn ids(&self, is_wanted: impl Fn(TokenType) -> bool) -> impl DoubleEndedIterator<Item = TokenId> {
+        let kinds = self.types.iter().enumerate();
+        kinds.filter(move |(_, kind)| is_wanted(**kind)).map(|(id, _)| id as TokenId)
+    }
+
+    /// Adds what a token stands for in an answer to `bytes`.
+    fn add_piece(&self, index: usize, kind: Kind, bytes: &mut Vec<u8>) {
+        let word = self.words.get(index);
         match self.types[index] {
-            TokenType::Control => Vec::new(),
-            TokenType::Byte => spm::byte_of(word).map_or_else(Vec::new, |byte| vec![byte]),
-            TokenType::Normal if kind == Kind::ByteLevel => bpe::bytes_of(word),
-            TokenType::UserDefined if kind == Kind::ByteLevel => word.clone().into_bytes(),
-            TokenType::Normal | TokenType::UserDefined => word.replace(spm::SPACE, " ").into_bytes(),
+            TokenType::Control => {}
+            TokenType::Byte => bytes.extend(spm::byte_of(word)),
+            TokenType::Normal if kind == Kind::ByteLevel => bpe::add_bytes_of(word, bytes),
+            TokenType::UserDefined if kind == Kind::ByteLevel => bytes.extend_from_slice(word.as_bytes()),
+            TokenType::Normal | TokenType::UserDefined => {
+                for (i, part) in word.split(spm::SPACE).enumerate() {
+                    bytes.extend((i > 0).then_some(b' '));
+                    bytes.extend_from_slice(part.as_bytes());
+                }
+            }
         }
     }
 
     /// The named tokens, and those that are spelled like an end in some family: files often name only one of several.
     pub(super) fn end_of_generation(&self, named: [Option<TokenId>; 3]) -> HashSet<TokenId> {
         let id_of = |name: &str| self.words.iter().position(|word| word == name).map(|id| id as TokenId);
-        let is_end = |i: &usize| self.types[*i] == TokenType::Control && ENDS.contains(&self.words[*i].as_str());
-        let spelled = (0..self.words.len()).filter(is_end).map(|i| i as TokenId);
+        let controls = self.ids(|kind| kind == TokenType::Control);
+        let spelled = controls.filter(|id| ENDS.contains(&self.words.get(*id as usize)));
         let mut ends: HashSet<TokenId> = named.into_iter().flatten().chain(spelled).collect();
         // In gpt-oss's format this ends a part of an answer, not the answer.
         if let (Some(_), Some(_), Some(end)) = (id_of("<|return|>"), id_of("<|call|>"), id_of("<|end|>")) {
@@ -140,5 +228,24 @@ impl TokenType {
             6 => Self::Byte,
             _ => Self::Normal,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_found_by_their_text() {
+        let texts = ["a", "", "ab", "a", "b\u{2581}", "bc"];
+        let words = Words::new(texts.iter().map(|text| text.as_bytes()));
+        assert!(words.iter().eq(texts) && words.len() == texts.len());
+        let index = WordIndex::new(&words, 0..5);
+        let found = ["a", "", "ab", "b\u{2581}", "bc", "abc"].map(|word| index.get(&words, word));
+        assert_eq!(found, [Some(0), Some(1), Some(2), Some(4), None, None]);
+        let last = WordIndex::new(&words, (0..5).rev());
+        assert_eq!(last.get(&words, "a"), Some(3));
+        let none = Words::new([].into_iter());
+        assert_eq!(WordIndex::new(&none, 0..0).get(&none, "a"), None);
     }
 }

@@ -39,3 +39,42 @@ impl CustomOp2 for Add {
         Ok((CpuStorage::F32(out), a_layout.shape().clone()))
     }
 }
+
+/// Adds to rows of the first tensor, in the order of `rows`, `weights` times the rows of the second. Whoever calls made
+/// sure that there are as many of each, and that rows exist.
+pub(crate) struct AddRows<'a> {
+    pub(crate) rows: &'a [u32],
+    pub(crate) weights: &'a [f32],
+}
+
+impl CustomOp2 for AddRows<'_> {
+    fn name(&self) -> &'static str {
+        "add-rows"
+    }
+
+    fn cpu_fwd(
+        &self,
+        sum: &CpuStorage,
+        sum_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        /// Columns of one task: each goes through all rows, so that sums are made in their order.
+        const COLUMNS: usize = 256;
+        let (_, columns) = sum_layout.shape().dims2()?;
+        let (mut out, x) = (values::<f32>(sum, sum_layout)?.to_vec(), values::<f32>(x, x_layout)?);
+        let to = Parts::new(&mut out);
+        team::for_each(columns.div_ceil(COLUMNS), |index| {
+            let part = index * COLUMNS..columns.min((index + 1) * COLUMNS);
+            for ((row, weight), x) in self.rows.iter().zip(self.weights).zip(x.chunks_exact(columns)) {
+                // SAFETY: these columns are one index's, and the row exists.
+                let out =
+                    unsafe { std::slice::from_raw_parts_mut(to.at(*row as usize * columns + part.start), part.len()) };
+                for (out, x) in out.iter_mut().zip(&x[part.clone()]) {
+                    *out += x * weight;
+                }
+            }
+        });
+        Ok((CpuStorage::F32(out), sum_layout.shape().clone()))
+    }
+}

@@ -26,6 +26,8 @@ use crate::{KvLayer, Span};
 const BLOCK: usize = 64;
 /// Lanes of a vector.
 const WIDTH: usize = 16;
+/// Sums that stay in registers.
+const SUMS: usize = 8;
 /// Keys of one task where there are few queries.
 const SPLIT: usize = 4 * BLOCK;
 /// Stands for the maximum of no scores: no score is below it, and differences to it are numbers.
@@ -140,9 +142,10 @@ impl Attention<'_> {
         let mut partials: Vec<Option<Partial>> = (0..tiles * splits).map(|_| None).collect();
         let to = Parts::new(&mut partials);
         team::for_each(tiles * splits, |index| {
-            let (kv_head, rows) = tile(index / splits);
+            // The heads of the same keys one after the other, since they lie side by side.
+            let (kv_head, rows) = tile(index % tiles);
             let seen = self.seen(&rows);
-            let keys = if splits == 1 { seen } else { part(&seen, index % splits) };
+            let keys = if splits == 1 { seen } else { part(&seen, index / tiles) };
             let task = Task { attention: self, kv_head, rows, keys };
             let partial = (!task.keys.is_empty()).then(|| attend(isa, vectors, &task));
             // SAFETY: there is a place for each index.
@@ -152,7 +155,7 @@ impl Attention<'_> {
         let to = Parts::new(&mut out);
         team::for_each(tiles, |index| {
             let (kv_head, rows) = tile(index);
-            let whole = merged(partials[index * splits..][..splits].iter().flatten());
+            let whole = merged(partials.iter().skip(index).step_by(tiles).flatten());
             for (lane, row) in rows.enumerate() {
                 let (token, head) = (row / self.group(), kv_head * self.group() + row % self.group());
                 let at = (token * self.heads + head) * self.value_dim;
@@ -322,12 +325,16 @@ fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
         let block = first..keys.end.min(first + BLOCK);
         let tokens = block.start - attention.stored.start..block.end - attention.stored.start;
         let head = (kv_heads, *kv_head);
-        attention.values.prefetch::<S>(tokens.clone(), head, value_width);
-        attention.keys.prefetch::<S>(tokens.end..tokens.end + BLOCK, head, key_dim);
         attention.keys.unpack::<S>(tokens.clone(), head, (key_dim, key_dim), &mut unpacked);
         let scores = &mut scores[..block.len()];
         scores.fill([[0.0; WIDTH]; L]);
-        add_products::<S, L>(scores, &unpacked, (key_dim, 1), &queries);
+        // Memory delivers the values while scores are computed, and the next keys while values are mixed.
+        for ((scores, keys), tokens) in
+            scores.chunks_mut(SUMS).zip(unpacked.chunks(SUMS * key_dim)).zip(tokens.clone().step_by(SUMS))
+        {
+            attention.values.prefetch::<S>(tokens..tokens + SUMS, head, value_width);
+            add_products::<S, L>(scores, keys, (key_dim, 1), &queries);
+        }
         if block.start < all_see.start || block.end > all_see.end {
             for (key, scores) in block.clone().zip(scores.iter_mut()) {
                 for (score, (first, end)) in scores.as_flattened_mut().iter_mut().zip(seen.as_flattened()) {
@@ -349,12 +356,19 @@ fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
                     *sum += weight;
                 }
             }
-            for mixed in &mut mixed {
-                mixed[l] = products(mixed[l], kept);
+            if kept != [1.0; WIDTH] {
+                for mixed in &mut mixed {
+                    mixed[l] = products(mixed[l], kept);
+                }
             }
         }
-        attention.values.unpack::<S>(tokens, head, (value_width, value_dim), &mut unpacked);
-        add_products::<S, L>(&mut mixed, &unpacked, (1, value_dim), scores);
+        attention.values.unpack::<S>(tokens.clone(), head, (value_width, value_dim), &mut unpacked);
+        let next = (BLOCK * SUMS).div_ceil(value_dim);
+        for (i, mixed) in mixed.chunks_mut(SUMS).enumerate() {
+            let from = tokens.end + i * next;
+            attention.keys.prefetch::<S>(from..from + next, head, key_dim);
+            add_products::<S, L>(mixed, &unpacked[i * SUMS..], (1, value_dim), scores);
+        }
     }
     Partial { most: most.to_vec(), sum: sum.to_vec(), mixed: mixed.into_flattened() }
 }
@@ -367,12 +381,10 @@ fn add_products<S: Simd, const L: usize>(
     (stride, step): (usize, usize),
     b: &[[Lanes; L]],
 ) {
-    /// Sums that stay in registers.
-    const N: usize = 8;
-    let (chunks, rest) = out.as_chunks_mut::<N>();
-    let rest_at = chunks.len() * N * stride;
+    let (chunks, rest) = out.as_chunks_mut::<SUMS>();
+    let rest_at = chunks.len() * SUMS * stride;
     for (i, out) in chunks.iter_mut().enumerate() {
-        add_products_to::<S, L, N>(out, &a[i * N * stride..], (stride, step), b);
+        add_products_to::<S, L, SUMS>(out, &a[i * SUMS * stride..], (stride, step), b);
     }
     for (i, out) in rest.as_chunks_mut::<1>().0.iter_mut().enumerate() {
         add_products_to::<S, L, 1>(out, &a[rest_at + i * stride..], (stride, step), b);

@@ -6,9 +6,11 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::hint::spin_loop;
+use std::iter;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 
@@ -18,7 +20,8 @@ const LOOKS: u32 = 4_000;
 /// How often whoever waits looks before it lets other threads run.
 const LOOKS_BEFORE_YIELD: u32 = 1_000;
 
-/// Runs `task` once for each index below `count`, on all threads of the team as far as they are free. Waits while another
+/// Runs `task` once for each index below `count`, on all threads of the team as far as they are free. Each takes indices that
+/// follow one another, so that it reads memory in order, and helps others when it is done with its own. Waits while another
 /// thread's work is being done; within a task, and on a machine with one core, all of it runs on the calling thread.
 ///
 /// # Panics
@@ -51,6 +54,8 @@ struct Work {
     state: AtomicU64,
     /// Of an open job.
     job: AtomicPtr<Job<'static>>,
+    /// The indices of the open job that each of the team has not begun; the first are the caller's.
+    shares: Vec<Share>,
     /// Whether each member is asleep, or about to be.
     asleep: Vec<AtomicBool>,
 }
@@ -60,8 +65,7 @@ const NEXT_JOB: u64 = 1 << 32;
 
 struct Job<'a> {
     task: &'a (dyn Fn(usize) + Sync),
-    count: usize,
-    next: AtomicUsize,
+    shares: &'a [Share],
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -76,6 +80,7 @@ impl Team {
         let work = Box::leak(Box::new(Work {
             state: AtomicU64::new(0),
             job: AtomicPtr::new(ptr::null_mut()),
+            shares: (0..size).map(|_| Share::default()).collect(),
             asleep: (1..size).map(|_| AtomicBool::new(false)).collect(),
         }));
         let work: &'static Work = work;
@@ -91,7 +96,12 @@ impl Team {
     fn run(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
         // Nothing is left half done by a caller that panicked.
         let turn = self.caller.lock().unwrap_or_else(PoisonError::into_inner);
-        let job = Job { task, count, next: AtomicUsize::new(0), panic: Mutex::new(None) };
+        let shares = &self.work.shares[..=self.members.len()];
+        assert!(count < 1 << 32, "the ends of a share are 32 bits each");
+        for (i, share) in shares.iter().enumerate() {
+            share.set(count * i / shares.len()..count * (i + 1) / shares.len());
+        }
+        let job = Job { task, shares, panic: Mutex::new(None) };
         self.work.job.store(ptr::from_ref(&job).cast_mut().cast(), Ordering::Relaxed);
         let number = (self.work.state.load(Ordering::Relaxed) & !(NEXT_JOB - 1)).wrapping_add(NEXT_JOB);
         // A member that falls asleep says so before it looks for a job once more, both in the one order of all such
@@ -103,7 +113,7 @@ impl Team {
             }
         }
         // Tasks that panic are caught, so this always comes to the end, where nobody has the job any more.
-        job.run();
+        job.run(0);
         self.work.state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut looks = 0;
         while self.work.state.load(Ordering::Acquire) != number {
@@ -125,7 +135,7 @@ impl Work {
                 if self.state.compare_exchange_weak(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                     // SAFETY: the job was open when this member was counted, so its caller waits until it is no longer
                     // counted; until then the job lives, and no other takes its place.
-                    unsafe { &*self.job.load(Ordering::Acquire) }.run();
+                    unsafe { &*self.job.load(Ordering::Acquire) }.run(1 + member);
                     self.state.fetch_sub(1, Ordering::Release);
                     (done, looks) = (state & !(NEXT_JOB - 1), 0);
                 }
@@ -148,18 +158,48 @@ impl Work {
 }
 
 impl Job<'_> {
-    fn run(&self) {
+    /// One of the team's part: its own share, then what is left of others'.
+    fn run(&self, own: usize) {
         let outer = IS_WORKING.replace(true);
-        loop {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            if index >= self.count {
-                break;
-            }
+        let others = (1..self.shares.len()).map(|i| &self.shares[(own + i) % self.shares.len()]);
+        let own = iter::from_fn(|| self.shares[own].first());
+        for index in own.chain(others.flat_map(|other| iter::from_fn(|| other.last()))) {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.task)(index))) {
                 *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
             }
         }
         IS_WORKING.set(outer);
+    }
+}
+
+/// Indices that nobody has begun: the first of them (upper half), and the one after the last. On a cache line of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Share(AtomicU64);
+
+impl Share {
+    const FIRST: u64 = 1 << 32;
+
+    /// Before others look at it.
+    fn set(&self, indices: Range<usize>) {
+        self.0.store(indices.start as u64 * Self::FIRST + indices.end as u64, Ordering::Relaxed);
+    }
+
+    fn first(&self) -> Option<usize> {
+        let before = self.take(|indices| indices + Self::FIRST)?;
+        Some((before / Self::FIRST) as usize)
+    }
+
+    fn last(&self) -> Option<usize> {
+        let before = self.take(|indices| indices - 1)?;
+        Some((before % Self::FIRST) as usize - 1)
+    }
+
+    /// What it was before.
+    fn take(&self, rest: impl Fn(u64) -> u64) -> Option<u64> {
+        let is_empty = |indices: u64| indices / Self::FIRST >= indices % Self::FIRST;
+        let take = |indices| (!is_empty(indices)).then(|| rest(indices));
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()
     }
 }
 
@@ -170,6 +210,7 @@ fn pause(looks: &mut u32) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
 
     use super::*;

@@ -4,6 +4,7 @@
 use super::codebooks::FP4;
 
 /// A scale for 32 weights that is a power of two (E8M0), as the OCP's microscaling formats define it.
+#[inline(always)]
 pub(super) fn unpack_mx(block: &[u8; 17], out: &mut [f32; 32]) {
     let exponent = u32::from(block[0]);
     // 2^(exponent - 128), of which the first two are subnormal.
@@ -13,6 +14,7 @@ pub(super) fn unpack_mx(block: &[u8; 17], out: &mut [f32; 32]) {
 
 /// For each 16 weights a scale with four bits of exponent and three of mantissa (E4M3, without its sign). The scale of
 /// the whole matrix, which the format has besides, is a tensor of its own.
+#[inline(always)]
 pub(super) fn unpack_nv(block: &[u8; 36], out: &mut [f32; 64]) {
     let groups = block[4..].as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<16>().0);
     for (scale, (group, out)) in block.iter().zip(groups) {
@@ -20,6 +22,7 @@ pub(super) fn unpack_nv(block: &[u8; 36], out: &mut [f32; 64]) {
     }
 }
 
+#[inline(always)]
 fn half_of_e4m3(bits: u8) -> f32 {
     // ggml reads the format's one NaN as zero.
     if bits == 0x7f {
@@ -32,6 +35,7 @@ fn half_of_e4m3(bits: u8) -> f32 {
 }
 
 /// The lower halves of the bytes come first.
+#[inline(always)]
 fn write_nibbles(bytes: &[u8], scale: f32, out: &mut [f32]) {
     let (first, second) = out.split_at_mut(bytes.len());
     for (byte, (first, second)) in bytes.iter().zip(first.iter_mut().zip(second)) {

@@ -4,6 +4,7 @@ use super::codebooks::{IQ3_S, IQ3_XXS};
 use super::{even_signs, f16_at, u32_at, write_signed};
 
 /// The scale of 256, 64 indices, and for each 32 weights 4 × 7 signs and a scale of four bits.
+#[inline(always)]
 pub(super) fn unpack_xxs(block: &[u8; 98], out: &mut [f32; 256]) {
     let d = f16_at(block, 0);
     for (i, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
@@ -17,6 +18,7 @@ pub(super) fn unpack_xxs(block: &[u8; 98], out: &mut [f32; 256]) {
 }
 
 /// The scale of 256, 64 low bytes of indices, 64 high bits, 256 signs, and a scale of four bits for each 32 weights.
+#[inline(always)]
 pub(super) fn unpack_s(block: &[u8; 110], out: &mut [f32; 256]) {
     let d = f16_at(block, 0);
     let (low, high, signs, scales) = (&block[2..66], &block[66..74], &block[74..106], &block[106..]);

@@ -3,6 +3,7 @@
 use super::f16_at;
 
 /// One bit each: minus the scale, or the scale.
+#[inline(always)]
 pub(super) fn unpack_q1_0(block: &[u8; 18], out: &mut [f32; 128]) {
     let scale = f16_at(block, 0);
     for (i, out) in out.iter_mut().enumerate() {
@@ -11,6 +12,7 @@ pub(super) fn unpack_q1_0(block: &[u8; 18], out: &mut [f32; 128]) {
 }
 
 /// Two bits each: -1, 0, 1 or 2 times the scale.
+#[inline(always)]
 pub(super) fn unpack_q2_0(block: &[u8; 18], out: &mut [f32; 64]) {
     let scale = f16_at(block, 0);
     for (i, out) in out.iter_mut().enumerate() {
@@ -20,6 +22,7 @@ pub(super) fn unpack_q2_0(block: &[u8; 18], out: &mut [f32; 64]) {
 
 /// A digit in base 3 each, five to a byte and in the last four bytes four: -1, 0 or 1 times the scale. Neighbours lie in
 /// neighbouring bytes.
+#[inline(always)]
 pub(super) fn unpack_tq1_0(block: &[u8; 54], out: &mut [f32; 256]) {
     let scale = f16_at(block, 52);
     let mut out = out.iter_mut();
@@ -36,6 +39,7 @@ pub(super) fn unpack_tq1_0(block: &[u8; 54], out: &mut [f32; 256]) {
 }
 
 /// Two bits each: -1, 0, 1 or 2 times the scale. Neighbours lie in neighbouring bytes.
+#[inline(always)]
 pub(super) fn unpack_tq2_0(block: &[u8; 66], out: &mut [f32; 256]) {
     let scale = f16_at(block, 64);
     for (i, out) in out.iter_mut().enumerate() {
@@ -44,6 +48,7 @@ pub(super) fn unpack_tq2_0(block: &[u8; 66], out: &mut [f32; 256]) {
     }
 }
 
+#[inline(always)]
 fn less_one(digit: u8) -> f32 {
     f32::from(digit) - 1.0
 }

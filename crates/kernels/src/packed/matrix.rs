@@ -4,7 +4,7 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::{PackedType, Packing};
-use crate::cpu::values;
+use crate::cpu::{packed_product, values};
 
 /// A matrix on the CPU that stays packed: a row is unpacked where it is needed and forgotten again. `B` owns the blocks,
 /// or maps them.
@@ -85,38 +85,8 @@ impl<B: AsRef<[u8]> + Send + Sync> CustomOp1 for PackedMatrix<B> {
         if columns != self.columns || tokens == 0 {
             candle_core::bail!("{tokens} tokens of {columns} values for rows of {} weights", self.columns);
         }
-        // Row after row of weights, so that each is unpacked once for all tokens.
-        let mut by_row = vec![0_f32; self.rows * tokens];
-        by_row.par_chunks_mut(tokens).enumerate().with_min_len(ROWS_PER_TASK).for_each_init(
-            || vec![0_f32; columns],
-            |weights, (row, out)| {
-                self.unpack_row(row, weights);
-                for (out, x) in out.iter_mut().zip(x.chunks_exact(columns)) {
-                    *out = dot(x, weights);
-                }
-            },
-        );
-        let shape = Shape::from((tokens, self.rows));
-        if tokens == 1 {
-            return Ok((CpuStorage::F32(by_row), shape));
-        }
-        let mut by_token = Vec::with_capacity(by_row.len());
-        for token in 0..tokens {
-            by_token.extend(by_row.iter().skip(token).step_by(tokens));
-        }
-        Ok((CpuStorage::F32(by_token), shape))
+        let shape = (self.rows, columns);
+        let product = packed_product(self.packed_type, self.blocks.as_ref(), shape, x, tokens);
+        Ok((CpuStorage::F32(product), Shape::from((tokens, self.rows))))
     }
-}
-
-/// In sixteen sums side by side, which fills SIMD registers and rounds less than one sum after the other.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
-    let mut sums = [0_f32; 16];
-    for (a, b) in a.iter().zip(b) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += a * b;
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
 }

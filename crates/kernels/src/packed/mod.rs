@@ -108,6 +108,12 @@ impl PackedType {
 
     /// Writes the weights of `blocks` to `out`: as many whole blocks as both have. Any bytes are valid blocks.
     pub fn unpack(self, blocks: &[u8], out: &mut [f32]) {
+        self.unpack_inlined(blocks, out);
+    }
+
+    /// [`Self::unpack`] with the instructions of whoever calls.
+    #[inline(always)]
+    pub(crate) fn unpack_inlined(self, blocks: &[u8], out: &mut [f32]) {
         match self {
             Self::Q1_0 => each_block(blocks, out, low_bits::unpack_q1_0),
             Self::Q2_0 => each_block(blocks, out, low_bits::unpack_q2_0),
@@ -128,6 +134,7 @@ impl PackedType {
     }
 }
 
+#[inline(always)]
 fn each_block<const BYTES: usize, const LEN: usize>(
     blocks: &[u8],
     out: &mut [f32],
@@ -138,27 +145,32 @@ fn each_block<const BYTES: usize, const LEN: usize>(
     }
 }
 
+#[inline(always)]
 fn f16_at(block: &[u8], at: usize) -> f32 {
     f16::from_bits(u16_at(block, at)).to_f32()
 }
 
+#[inline(always)]
 fn u16_at(block: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([block[at], block[at + 1]])
 }
 
+#[inline(always)]
 fn u32_at(block: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
 }
 
 /// Writes `scale` times the magnitudes of a codebook's entry, negative where the bit of `signs` is set.
+#[inline(always)]
 fn write_signed(magnitudes: &[u8], signs: u8, scale: f32, out: &mut [f32]) {
     for (i, (out, magnitude)) in out.iter_mut().zip(magnitudes).enumerate() {
         let value = scale * f32::from(*magnitude);
-        *out = if signs >> i & 1 == 1 { -value } else { value };
+        *out = f32::from_bits(value.to_bits() ^ u32::from(signs >> i) << 31);
     }
 }
 
 /// Eight signs out of the lowest seven bits: the eighth makes their number even.
+#[inline(always)]
 const fn even_signs(bits: u32) -> u8 {
     let seven = bits as u8 & 0x7f;
     seven | (seven.count_ones() as u8 & 1) << 7

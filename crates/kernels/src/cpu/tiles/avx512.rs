@@ -4,6 +4,7 @@
 
 use core::arch::x86_64::*;
 
+use super::avx2::Avx2;
 use super::simd::Simd;
 
 pub(crate) struct Avx512;
@@ -84,6 +85,15 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn from_bf16(bits: &[u8; 32]) -> __m512 {
+        // SAFETY: see above.
+        unsafe {
+            let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(bits.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+        }
+    }
+
+    #[inline(always)]
     fn from_u8(bytes: &[u8; 16]) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()))) }
@@ -119,6 +129,16 @@ impl Simd for Avx512 {
     fn multiply_add(a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn sum(values: __m512) -> f32 {
+        // SAFETY: see above.
+        let halves = unsafe {
+            let upper = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(values));
+            [_mm512_castps512_ps256(values), _mm256_castpd_ps(upper)]
+        };
+        Avx2::sum(halves)
     }
 
     #[inline(always)]

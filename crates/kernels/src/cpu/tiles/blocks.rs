@@ -4,7 +4,7 @@
 //! Codes of 32 weights are eight groups of four weights. A *plane* of 64 bytes has one byte for each weight of a group,
 //! row after row: with four bits, groups `i` and `4 + i` share a plane, the first in the lower half of its bytes. A fifth
 //! bit of all eight groups is one more plane, where bit `g` belongs to group `g`; a fifth and sixth are two more, each for
-//! four groups.
+//! four groups. With two bits, four groups share a plane, and a third bit is one as a fifth is.
 
 use super::simd::{ROWS, Simd};
 
@@ -40,9 +40,9 @@ pub(crate) trait Blocks {
         scales.d
     }
 
-    /// What is added to each of 32 weights.
+    /// What is added to each of the weights `32 · part + 16 · half` on.
     #[inline(always)]
-    fn min<S: Simd>(scales: &Scales<S>, _part: usize) -> S::Floats {
+    fn min<S: Simd>(scales: &Scales<S>, _part: usize, _half: usize) -> S::Floats {
         scales.d_min
     }
 
@@ -221,7 +221,7 @@ impl Blocks for Q4K {
     }
 
     #[inline(always)]
-    fn min<S: Simd>(scales: &Scales<S>, part: usize) -> S::Floats {
+    fn min<S: Simd>(scales: &Scales<S>, part: usize, _half: usize) -> S::Floats {
         S::multiply(scales.d_min, S::from_u8(&scales.mins[part]))
     }
 
@@ -250,8 +250,8 @@ impl Blocks for Q5K {
     }
 
     #[inline(always)]
-    fn min<S: Simd>(scales: &Scales<S>, part: usize) -> S::Floats {
-        Q4K::min(scales, part)
+    fn min<S: Simd>(scales: &Scales<S>, part: usize, half: usize) -> S::Floats {
+        Q4K::min(scales, part, half)
     }
 
     #[inline(always)]
@@ -303,5 +303,157 @@ impl Blocks for Q6K {
             S::merge::<0, 0>(codes[6], second, UPPER),
             S::merge::<0, 2>(codes[7], second, UPPER),
         ]
+    }
+}
+
+/// Two bits of each code, four groups to a plane.
+#[inline(always)]
+fn crumbs<S: Simd>(block: &[u8], at: usize) -> [S::Codes; 8] {
+    const CRUMB: u8 = 3;
+    let none = S::load(&[0; PLANE]);
+    let [a, b] = [S::load(bytes(block, at)), S::load(bytes(block, at + PLANE))];
+    [
+        S::merge::<0, 0>(none, a, CRUMB),
+        S::merge::<0, 2>(none, a, CRUMB),
+        S::merge::<0, 4>(none, a, CRUMB),
+        S::merge::<0, 6>(none, a, CRUMB),
+        S::merge::<0, 0>(none, b, CRUMB),
+        S::merge::<0, 2>(none, b, CRUMB),
+        S::merge::<0, 4>(none, b, CRUMB),
+        S::merge::<0, 6>(none, b, CRUMB),
+    ]
+}
+
+/// The only one with a scale and a minimum for each 16 weights, four bits each.
+pub(crate) struct Q2K;
+
+/// Two scales in f16, and a byte for each 16 weights.
+const Q2K_SCALES: usize = 2 * F16S + 16 * ROWS;
+
+impl Blocks for Q2K {
+    const WEIGHTS: usize = 256;
+    const BYTES: usize = Q2K_SCALES + 8 * 2 * PLANE;
+    const OFFSET: i32 = 0;
+    const HAS_MINS: bool = true;
+    const HAS_HALVES: bool = true;
+
+    #[inline(always)]
+    fn scales<S: Simd>(block: &[u8]) -> Scales<S> {
+        let mut scales =
+            plain::<S>(S::from_f16(bytes(block, 0)), S::multiply(S::from_f16(bytes(block, F16S)), S::floats(-1.0)));
+        for (i, scale) in scales.scales.iter_mut().enumerate() {
+            *scale = *bytes(block, 2 * F16S + i * ROWS);
+        }
+        scales
+    }
+
+    #[inline(always)]
+    fn scale<S: Simd>(scales: &Scales<S>, part: usize, half: usize) -> S::Floats {
+        let mut low = scales.scales[2 * part + half];
+        for scale in &mut low {
+            *scale &= 15;
+        }
+        S::multiply(scales.d, S::from_u8(&low))
+    }
+
+    #[inline(always)]
+    fn min<S: Simd>(scales: &Scales<S>, part: usize, half: usize) -> S::Floats {
+        let mut high = scales.scales[2 * part + half];
+        for min in &mut high {
+            *min >>= 4;
+        }
+        S::multiply(scales.d_min, S::from_u8(&high))
+    }
+
+    #[inline(always)]
+    fn codes<S: Simd>(block: &[u8], part: usize) -> [S::Codes; 8] {
+        crumbs::<S>(block, Q2K_SCALES + part * 2 * PLANE)
+    }
+}
+
+pub(crate) struct Q3K;
+
+/// A scale in f16, and six bits for each 16 weights.
+const Q3K_SCALES: usize = F16S + SIX_BITS;
+
+impl Blocks for Q3K {
+    const WEIGHTS: usize = 256;
+    const BYTES: usize = Q3K_SCALES + 8 * 3 * PLANE;
+    const OFFSET: i32 = 4;
+    const HAS_HALVES: bool = true;
+
+    #[inline(always)]
+    fn scales<S: Simd>(block: &[u8]) -> Scales<S> {
+        let mut scales = plain::<S>(S::from_f16(bytes(block, 0)), S::floats(0.0));
+        let packed: &[u8; SIX_BITS] = bytes(block, F16S);
+        for i in 0..4 {
+            for row in 0..ROWS {
+                let [first, second, upper] =
+                    [packed[i * ROWS + row], packed[(4 + i) * ROWS + row], packed[(8 + i) * ROWS + row]];
+                scales.scales[i][row] = (first & 15 | (upper & 3) << 4).wrapping_sub(32);
+                scales.scales[4 + i][row] = (second & 15 | (upper >> 2 & 3) << 4).wrapping_sub(32);
+                scales.scales[8 + i][row] = (first >> 4 | (upper >> 4 & 3) << 4).wrapping_sub(32);
+                scales.scales[12 + i][row] = (second >> 4 | upper >> 6 << 4).wrapping_sub(32);
+            }
+        }
+        scales
+    }
+
+    #[inline(always)]
+    fn scale<S: Simd>(scales: &Scales<S>, part: usize, half: usize) -> S::Floats {
+        Q6K::scale(scales, part, half)
+    }
+
+    #[inline(always)]
+    fn codes<S: Simd>(block: &[u8], part: usize) -> [S::Codes; 8] {
+        const THIRD: u8 = 4;
+        let at = Q3K_SCALES + part * 3 * PLANE;
+        let codes = crumbs::<S>(block, at + PLANE);
+        let bits = S::load(bytes(block, at));
+        [
+            S::merge::<2, 0>(codes[0], bits, THIRD),
+            S::merge::<1, 0>(codes[1], bits, THIRD),
+            S::merge::<0, 0>(codes[2], bits, THIRD),
+            S::merge::<0, 1>(codes[3], bits, THIRD),
+            S::merge::<0, 2>(codes[4], bits, THIRD),
+            S::merge::<0, 3>(codes[5], bits, THIRD),
+            S::merge::<0, 4>(codes[6], bits, THIRD),
+            S::merge::<0, 5>(codes[7], bits, THIRD),
+        ]
+    }
+}
+
+pub(crate) struct Iq4Xs;
+
+/// A scale in f16, and six bits for each 32 weights: the upper two of all in two bytes, the lower four in four.
+const IQ4_XS_SCALES: usize = F16S + 6 * ROWS;
+
+impl Blocks for Iq4Xs {
+    const WEIGHTS: usize = 256;
+    const BYTES: usize = IQ4_XS_SCALES + 8 * NIBBLES;
+    const OFFSET: i32 = 128;
+
+    #[inline(always)]
+    fn scales<S: Simd>(block: &[u8]) -> Scales<S> {
+        let mut scales = plain::<S>(S::from_f16(bytes(block, 0)), S::floats(0.0));
+        let packed: &[u8; 6 * ROWS] = bytes(block, F16S);
+        for part in 0..8 {
+            for row in 0..ROWS {
+                let upper = packed[part / 4 * ROWS + row] >> (2 * (part % 4)) & 3;
+                let lower = packed[(2 + part / 2) * ROWS + row] >> (4 * (part % 2)) & 15;
+                scales.scales[part][row] = (lower | upper << 4).wrapping_sub(32);
+            }
+        }
+        scales
+    }
+
+    #[inline(always)]
+    fn scale<S: Simd>(scales: &Scales<S>, part: usize, _half: usize) -> S::Floats {
+        S::multiply(scales.d, S::from_i8(&scales.scales[part]))
+    }
+
+    #[inline(always)]
+    fn codes<S: Simd>(block: &[u8], part: usize) -> [S::Codes; 8] {
+        looked_up::<S>(&IQ4_NL_CODES, nibbles::<S>(block, IQ4_XS_SCALES + part * NIBBLES))
     }
 }

@@ -106,10 +106,13 @@ impl Isa {
             Kind::Q5_0 => unpack_row::<Q5_0>(tile, row, out),
             Kind::Q5_1 => unpack_row::<Q5_1>(tile, row, out),
             Kind::Q8_0 => unpack_row::<Q8_0>(tile, row, out),
+            Kind::Q2K => unpack_row::<Q2K>(tile, row, out),
+            Kind::Q3K => unpack_row::<Q3K>(tile, row, out),
             Kind::Q4K => unpack_row::<Q4K>(tile, row, out),
             Kind::Q5K => unpack_row::<Q5K>(tile, row, out),
             Kind::Q6K => unpack_row::<Q6K>(tile, row, out),
             Kind::IQ4NL => unpack_row::<Iq4Nl>(tile, row, out),
+            Kind::IQ4XS => unpack_row::<Iq4Xs>(tile, row, out),
             Kind::MXFP4 => unpack_row::<Mxfp4>(tile, row, out),
         }
     }
@@ -129,10 +132,13 @@ impl Isa {
                         Kind::Q5_0 => $multiply::<Q5_0>(task),
                         Kind::Q5_1 => $multiply::<Q5_1>(task),
                         Kind::Q8_0 => $multiply::<Q8_0>(task),
+                        Kind::Q2K => $multiply::<Q2K>(task),
+                        Kind::Q3K => $multiply::<Q3K>(task),
                         Kind::Q4K => $multiply::<Q4K>(task),
                         Kind::Q5K => $multiply::<Q5K>(task),
                         Kind::Q6K => $multiply::<Q6K>(task),
                         Kind::IQ4NL => $multiply::<Iq4Nl>(task),
+                        Kind::IQ4XS => $multiply::<Iq4Xs>(task),
                         Kind::MXFP4 => $multiply::<Mxfp4>(task),
                     }
                 }

@@ -122,6 +122,70 @@ impl<B: AsRef<[u8]> + Send + Sync> Tiles<B> {
         outputs.into_iter().zip(matrices).map(tensor).collect()
     }
 
+    /// The products of each expert's share of `x` `(tokens, columns)` with its matrix in each of `sets`, all at once:
+    /// `counts[expert]` rows for each expert, one expert's after the other's, each set `(rows, its rows)`. The rows are
+    /// those of `x` that `rows` names; without it, all in order.
+    ///
+    /// # Errors
+    /// When `x` has another shape or type, or isn't contiguous, the matrices or biases of a set are of other shapes, or
+    /// the rows don't fit `counts`.
+    pub fn expert_products(
+        sets: &[Vec<(&Self, Option<&Tensor>)>],
+        x: &Tensor,
+        rows: Option<&[u32]>,
+        counts: &[usize],
+    ) -> Result<Vec<Tensor>> {
+        let (tokens, columns) = x.dims2()?;
+        let (storage, layout) = x.storage_and_layout();
+        let Storage::Cpu(x) = &*storage else { candle_core::bail!("tiles are multiplied on the CPU") };
+        let x = values::<f32>(x, layout)?;
+        let total: usize = counts.iter().sum();
+        let is_there = |row: &u32| (*row as usize) < tokens;
+        let is_each_there = rows.map_or(total == tokens, |rows| rows.len() == total && rows.iter().all(is_there));
+        let is_shaped = |set: &Vec<(&Self, Option<&Tensor>)>| {
+            set.len() == counts.len() && set.iter().all(|(it, _)| it.columns == columns && it.rows == set[0].0.rows)
+        };
+        if total == 0 || !is_each_there || !sets.iter().all(is_shaped) {
+            candle_core::bail!("{counts:?} of {tokens} tokens of {columns} values for sets of other shapes");
+        }
+        let isa = Isa::chosen();
+        let mut groups = rounded(isa, x, tokens);
+        let per_row = columns / GROUP;
+        if let Some(rows) = rows {
+            groups = rows.iter().flat_map(|row| &groups[*row as usize * per_row..][..per_row]).copied().collect();
+        }
+        let biases = sets
+            .iter()
+            .flatten()
+            .zip(counts.iter().cycle())
+            .map(|((matrix, bias), count)| bias.filter(|_| *count > 0).map(|bias| matrix.bias(bias)).transpose());
+        let biases = biases.collect::<Result<Vec<_>>>()?;
+        let mut tasks = Vec::new();
+        let mut outputs: Vec<Vec<f32>> = Vec::with_capacity(sets.len());
+        for (set, biases) in sets.iter().zip(biases.chunks(counts.len())) {
+            let rows = set[0].0.rows;
+            let mut output: Vec<f32> = Vec::with_capacity(total * rows);
+            let mut first = 0;
+            for (((matrix, _), bias), count) in set.iter().zip(biases).zip(counts).filter(|(_, count)| **count > 0) {
+                let x = &groups[first * per_row..(first + count) * per_row];
+                tasks.extend(matrix.work(x, *count, bias.as_deref(), output.as_mut_ptr().wrapping_add(first * rows)));
+                first += count;
+            }
+            outputs.push(output);
+        }
+        run(isa, &tasks);
+        let tensor = |(mut output, set): (Vec<f32>, &Vec<(&Self, _)>)| {
+            let rows = set[0].0.rows;
+            #[expect(unsafe_code, reason = "outputs are not filled with zeros first")]
+            // SAFETY: it has room for so many, and each was written: all rows of all tokens are some task's.
+            unsafe {
+                output.set_len(total * rows);
+            }
+            Tensor::from_vec(output, (total, rows), &Device::Cpu)
+        };
+        outputs.into_iter().zip(sets).map(tensor).collect()
+    }
+
     /// The rows `ids`, `(…)` → `(…, columns)`, as f32.
     ///
     /// # Errors
@@ -165,12 +229,7 @@ fn multiply<B: AsRef<[u8]> + Sync>(
         .zip(&mut outputs)
         .flat_map(|((matrix, bias), output)| matrix.work(&groups, tokens, *bias, output.as_mut_ptr()))
         .collect();
-    #[expect(unsafe_code, reason = "several threads write different parts of the outputs")]
-    team::for_each(tasks.len(), |index| {
-        let Work(kind, task) = &tasks[index];
-        // SAFETY: the output has room for all tokens' rows, and each tile is one index's.
-        unsafe { isa.multiply(*kind, task) }
-    });
+    run(isa, &tasks);
     for (output, (matrix, _)) in outputs.iter_mut().zip(matrices) {
         #[expect(unsafe_code, reason = "outputs are not filled with zeros first")]
         // SAFETY: it has room for so many, and each was written: the tiles' rows are all rows.
@@ -179,6 +238,16 @@ fn multiply<B: AsRef<[u8]> + Sync>(
         }
     }
     outputs
+}
+
+/// Does all of `tasks`, whose outputs have room for all their tokens' rows, which are no other task's.
+fn run(isa: Isa, tasks: &[Work<'_>]) {
+    #[expect(unsafe_code, reason = "several threads write different parts of the outputs")]
+    team::for_each(tasks.len(), |index| {
+        let Work(kind, task) = &tasks[index];
+        // SAFETY: the output has room for all tokens' rows, and each tile is one index's.
+        unsafe { isa.multiply(*kind, task) }
+    });
 }
 
 /// `x` rounded to eight bits.

@@ -5,8 +5,6 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use half::f16;
-
 use super::simd::Simd;
 
 /// With what every 64-bit ARM has; `DOT` adds the dot-product instructions.
@@ -122,11 +120,32 @@ impl<const DOT: bool> Simd for Neon<DOT> {
 
     #[inline(always)]
     fn from_f16(bits: &[u8; 32]) -> [float32x4_t; 4] {
-        let mut values = [0.0; 16];
-        for (value, bits) in values.iter_mut().zip(bits.as_chunks::<2>().0) {
-            *value = f16::from_le_bytes(*bits).to_f32();
+        // SAFETY: see above.
+        unsafe {
+            let at = bits.as_ptr();
+            let (low, high) = (vld1q_u8(at), vld1q_u8(at.add(16)));
+            let mut values = [vdupq_n_f32(0.0); 4];
+            asm!("fcvtl {0:v}.4s, {1:v}.4h", out(vreg) values[0], in(vreg) low, options(pure, nomem, nostack, preserves_flags));
+            asm!("fcvtl2 {0:v}.4s, {1:v}.8h", out(vreg) values[1], in(vreg) low, options(pure, nomem, nostack, preserves_flags));
+            asm!("fcvtl {0:v}.4s, {1:v}.4h", out(vreg) values[2], in(vreg) high, options(pure, nomem, nostack, preserves_flags));
+            asm!("fcvtl2 {0:v}.4s, {1:v}.8h", out(vreg) values[3], in(vreg) high, options(pure, nomem, nostack, preserves_flags));
+            values
         }
-        Self::from_array(&values)
+    }
+
+    #[inline(always)]
+    fn from_bf16(bits: &[u8; 32]) -> [float32x4_t; 4] {
+        // SAFETY: see above.
+        unsafe {
+            let at = bits.as_ptr();
+            let (low, high) = (vreinterpretq_u16_u8(vld1q_u8(at)), vreinterpretq_u16_u8(vld1q_u8(at.add(16))));
+            [
+                vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(low))),
+                vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_high_u16(low))),
+                vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(high))),
+                vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_high_u16(high))),
+            ]
+        }
     }
 
     #[inline(always)]
@@ -174,6 +193,16 @@ impl<const DOT: bool> Simd for Neon<DOT> {
             c[i] = unsafe { vfmaq_f32(c[i], a[i], b[i]) };
         }
         c
+    }
+
+    #[inline(always)]
+    fn sum(values: [float32x4_t; 4]) -> f32 {
+        // SAFETY: see above.
+        unsafe {
+            let four = vaddq_f32(vaddq_f32(values[0], values[2]), vaddq_f32(values[1], values[3]));
+            let two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+            vget_lane_f32::<0>(two) + vget_lane_f32::<1>(two)
+        }
     }
 
     // The processor sees by itself what is read in order, and has no instruction for it that Rust offers.

@@ -89,21 +89,22 @@ fn tile_product<S: Simd, B: Blocks, const T: usize, const R: usize>(
     tile: &[u8],
     x: &[[&[Group]; T]; R],
 ) -> [[S::Floats; T]; R] {
-    /// About what memory delivers while it is waited for.
-    const AHEAD: usize = 2048;
+    /// About what memory delivers to one core while it is waited for. The lines are asked for with the parts, not all of a
+    /// block's at once, for which a core has too few places to wait in.
+    const AHEAD: usize = 4096;
     let parts = B::WEIGHTS / 32;
     let mut sums = [[S::floats(0.0); T]; R];
     for (index, block) in tile.chunks_exact(B::BYTES).enumerate() {
-        if R == 1 {
-            for line in (0..B::BYTES).step_by(64) {
-                S::prefetch(block.as_ptr().wrapping_add(AHEAD + line));
-            }
-        }
         let scales = B::scales::<S>(block);
         for part in 0..parts {
+            if R == 1 {
+                for line in (0..B::BYTES / parts).step_by(64) {
+                    S::prefetch(block.as_ptr().wrapping_add(AHEAD + part * (B::BYTES / parts) + line));
+                }
+            }
             let codes = B::codes::<S>(block, part);
             let scale = [B::scale(&scales, part, 0), B::scale(&scales, part, 1)];
-            let min = B::min(&scales, part);
+            let min = [B::min(&scales, part, 0), B::min(&scales, part, 1)];
             for r in 0..R {
                 let at = index * parts + part;
                 let mut ints = [[S::ints(0); 2]; T];
@@ -129,8 +130,13 @@ fn tile_product<S: Simd, B: Blocks, const T: usize, const R: usize>(
                     if B::HAS_HALVES {
                         sum = S::multiply_add(S::to_floats(ints[t][1]), S::multiply(scale[1], token_scale), sum);
                     }
-                    if B::HAS_MINS {
-                        sum = S::multiply_add(min, S::floats(group.sum), sum);
+                    if B::HAS_MINS && B::HAS_HALVES {
+                        for half in 0..2 {
+                            let of_half = group.scale * f32::from(group.code_sums[half]);
+                            sum = S::multiply_add(min[half], S::floats(of_half), sum);
+                        }
+                    } else if B::HAS_MINS {
+                        sum = S::multiply_add(min[0], S::floats(group.sum), sum);
                     }
                     sums[r][t] = sum;
                 }
@@ -146,8 +152,8 @@ pub(crate) fn unpack_row<B: Blocks>(tile: &[u8], row: usize, out: &mut [f32]) {
         let scales = B::scales::<Scalar>(block);
         for (part, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             let codes = B::codes::<Scalar>(block, part);
-            let min = B::min(&scales, part)[row];
             for (half, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+                let min = B::min(&scales, part, half)[row];
                 let scale = B::scale(&scales, part, half)[row];
                 for (i, out) in out.iter_mut().enumerate() {
                     let code = i32::from(codes[4 * half + i / 4][4 * row + i % 4]) - B::OFFSET;

@@ -63,6 +63,11 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn from_bf16(bits: &[u8; 32]) -> [f32; ROWS] {
+        std::array::from_fn(|row| f32::from_bits(u32::from_le_bytes([0, 0, bits[2 * row], bits[2 * row + 1]])))
+    }
+
+    #[inline(always)]
     fn from_u8(bytes: &[u8; 16]) -> [f32; ROWS] {
         bytes.map(f32::from)
     }
@@ -90,6 +95,16 @@ impl Simd for Scalar {
     #[inline(always)]
     fn multiply_add(a: [f32; ROWS], b: [f32; ROWS], c: [f32; ROWS]) -> [f32; ROWS] {
         std::array::from_fn(|row| a[row].mul_add(b[row], c[row]))
+    }
+
+    #[inline(always)]
+    fn sum(mut values: [f32; ROWS]) -> f32 {
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                values[i] += values[half + i];
+            }
+        }
+        values[0]
     }
 
     #[inline(always)]

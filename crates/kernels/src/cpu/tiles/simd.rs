@@ -29,6 +29,7 @@ pub(crate) trait Simd {
     fn floats(value: f32) -> Self::Floats;
     fn to_floats(ints: Self::Ints) -> Self::Floats;
     fn from_f16(bits: &[u8; 32]) -> Self::Floats;
+    fn from_bf16(bits: &[u8; 32]) -> Self::Floats;
     fn from_u8(bytes: &[u8; 16]) -> Self::Floats;
     fn from_i8(bytes: &[u8; 16]) -> Self::Floats;
     fn from_array(values: &[f32; 16]) -> Self::Floats;
@@ -36,6 +37,9 @@ pub(crate) trait Simd {
     fn multiply(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a · b + c`, rounded once.
     fn multiply_add(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+
+    /// All rows' together: row `i` and `8 + i` are added first, then `i` and `4 + i`, and so on.
+    fn sum(values: Self::Floats) -> f32;
 
     /// Says that the cache line at `address`, which need not exist, is read soon.
     fn prefetch(address: *const u8);

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::packed::PackedType;
 
-const PACKINGS: [Packing; 10] = [
+const PACKINGS: [Packing; 13] = [
     Packing::Candle(GgmlDType::Q4_0),
     Packing::Candle(GgmlDType::Q4_1),
     Packing::Candle(GgmlDType::Q5_0),
@@ -15,6 +15,9 @@ const PACKINGS: [Packing; 10] = [
     Packing::Candle(GgmlDType::Q6K),
     Packing::Ours(PackedType::IQ4NL),
     Packing::Ours(PackedType::MXFP4),
+    Packing::Candle(GgmlDType::Q2K),
+    Packing::Candle(GgmlDType::Q3K),
+    Packing::Ours(PackedType::IQ4XS),
 ];
 
 /// The weights of `blocks` as whoever reads the file's order unpacks them.
@@ -49,6 +52,8 @@ fn blocks(packing: Packing, rows: usize, columns: usize, seed: u64) -> Vec<u8> {
             Packing::Candle(GgmlDType::Q4_1 | GgmlDType::Q5_1 | GgmlDType::Q4K | GgmlDType::Q5K) => {
                 (scale(0), scale(2)).0
             }
+            Packing::Candle(GgmlDType::Q2K) => (scale(80), scale(82)).0,
+            Packing::Candle(GgmlDType::Q3K) => scale(108),
             Packing::Candle(GgmlDType::Q6K) => scale(208),
             Packing::Ours(PackedType::MXFP4) => block[0] = 120 + block[0] % 10,
             _ => scale(0),
@@ -149,6 +154,48 @@ fn several_matrices_share_their_input() {
     }
     assert!(Tiles::products(&[(&matrices[0], Some(&bias))], &x).is_err(), "a bias of another length");
     assert!(Tiles::products(&[(&matrices[0], None)], &x.t().unwrap()).is_err());
+}
+
+/// Each expert's rows are multiplied with its matrix, as they would be alone; an expert may have none.
+#[test]
+fn experts_multiply_their_own_rows() {
+    let (columns, counts, rows) = (256, [2, 0, 3, 1], [3_u32, 0, 1, 2, 3, 0]);
+    let expert = |rows, seed| tiled(PACKINGS[5], &blocks(PACKINGS[5], rows, columns, seed), rows, columns);
+    let sets = [20, 32].map(|rows| (0..4).map(|seed| expert(rows, seed)).collect::<Vec<_>>());
+    let bias = Tensor::randn(0_f32, 1.0, 20, &Device::Cpu).unwrap();
+    let with_bias = [Some(&bias), None].map(|bias| move |matrix| (matrix, bias));
+    let sets: Vec<Vec<_>> = sets.iter().zip(with_bias).map(|(set, with)| set.iter().map(with).collect()).collect();
+    let x = Tensor::randn(0_f32, 1.0, (4, columns), &Device::Cpu).unwrap();
+    let found = Tiles::expert_products(&sets, &x, Some(&rows), &counts).unwrap();
+    let gathered = x.index_select(&Tensor::new(&rows, &Device::Cpu).unwrap(), 0).unwrap();
+    let in_order = Tiles::expert_products(&sets, &gathered, None, &counts).unwrap();
+    for ((set, found), in_order) in sets.iter().zip(&found).zip(&in_order) {
+        let mut first = 0;
+        for (matrix, count) in set.iter().zip(counts).filter(|(_, count)| *count > 0) {
+            let share = gathered.narrow(0, first, count).unwrap();
+            let alone = Tiles::products(&[*matrix], &share).unwrap().remove(0).to_vec2::<f32>().unwrap();
+            for product in [found, in_order] {
+                assert_eq!(product.narrow(0, first, count).unwrap().to_vec2::<f32>().unwrap(), alone);
+            }
+            first += count;
+        }
+    }
+    assert!(Tiles::expert_products(&sets, &x, None, &counts).is_err(), "fewer tokens than rows");
+    assert!(Tiles::expert_products(&sets, &x, Some(&[0, 1, 2, 3, 4, 0]), &counts).is_err(), "a row that is none");
+    assert!(Tiles::expert_products(&sets, &x, Some(&rows), &counts[..3]).is_err(), "experts without a count");
+}
+
+/// A row of tiles is looked up as whoever reads the file's order unpacks it.
+#[test]
+fn rows_have_the_bits_of_the_file() {
+    for packing in PACKINGS {
+        let columns = 2 * packing.block_len();
+        let file = blocks(packing, 19, columns, 5);
+        let matrix = tiled(packing, &file, 19, columns);
+        let ids = Tensor::arange(0_u32, 19, &Device::Cpu).unwrap();
+        let found = matrix.embedding(&ids).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(found, unpacked(packing, &file, columns), "{packing:?}");
+    }
 }
 
 /// Whatever a file has as blocks, packing and multiplying them ends.
