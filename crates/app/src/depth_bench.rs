@@ -250,7 +250,7 @@ impl<'a> DepthBench<'a> {
 
 impl Drop for DepthBench<'_> {
     fn drop(&mut self) {
-        self.app.inner.engine.set_guesses(true);
+        self.app.inner.engine.set_guesses(Guesses::All);
     }
 }
 
