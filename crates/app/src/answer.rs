@@ -253,7 +253,7 @@ pub(crate) fn id_of(place: &Place) -> String {
 fn described(measure: Measure) -> String {
     match measure {
         Measure::UnloadIdleModels => "models that nobody uses were unloaded".to_owned(),
-        Measure::TrimCaches => "the memory of other conversations was given back".to_owned(),
+        Measure::TrimCaches => "memory that it can be written without was given back".to_owned(),
         Measure::CapContext(tokens) => format!("this answer ends at {tokens} tokens of context"),
         Measure::Pace(speed) => format!("the answer is written at {speed:.0} tok/s until it has cooled"),
     }
@@ -269,7 +269,8 @@ impl App {
             .zip(model)
             .map(|(available, model)| available.saturating_sub(model.weights).saturating_sub(model.scratch));
         let kv_type = self.settings().kv_type();
-        LoadSpec { path: entry.path.clone(), context_len, kv_type, cache_budget, available }
+        let draft = self.draft_for(entry);
+        LoadSpec { path: entry.path.clone(), context_len, kv_type, draft, cache_budget, available }
     }
 
     /// What routing needs to know of a model file, with what the engine holds of it now.

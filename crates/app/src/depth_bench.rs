@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use chat::{ChatEvent, ChatRequest, Finish, Message, Role, SamplingParams};
-use engine::LoadSpec;
+use engine::{Draft, Guesses, LoadSpec};
 use futures::StreamExt;
 use vitals::ThermalState;
 
@@ -157,11 +157,11 @@ impl<'a> DepthBench<'a> {
         let ends = tokio::task::spawn_blocking(move || engine.end_tokens(&path)).await;
         let ends = ends.map_err(|error| AppError::internal("reading the tokenizer", &error))??;
         // What is guessed is the text's merit, not the machine's.
-        app.inner.engine.set_guesses(false);
+        app.inner.engine.set_guesses(Guesses::None);
         Ok(Self {
             app,
             entry,
-            spec: app.load_spec(entry, context_len),
+            spec: LoadSpec { draft: Draft::None, ..app.load_spec(entry, context_len) },
             logit_bias: ends.into_iter().map(|token| (token, f32::NEG_INFINITY)).collect(),
             salt: RandomState::new().hash_one(0),
         })
@@ -251,7 +251,7 @@ impl<'a> DepthBench<'a> {
 
 impl Drop for DepthBench<'_> {
     fn drop(&mut self) {
-        self.app.inner.engine.set_guesses(true);
+        self.app.inner.engine.set_guesses(Guesses::All);
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::{Evaluator, ModelHeader, Perplexity, Unwritten};
+use engine::{Draft, Evaluator, ModelHeader, Perplexity, Unwritten};
 use notify::{RecursiveMode, Watcher};
 use routing::{Fit, fit};
 use tokio::sync::{mpsc, watch};
@@ -18,6 +18,10 @@ use crate::verdict::{FileVerdict, ModelVerdict, contexts, inspect};
 
 /// A download or a copy changes its folder many times a second; the list is made anew when it pauses.
 const SETTLE: Duration = Duration::from_millis(300);
+
+/// A model is at least so many times larger than a draft that is chosen for it: a larger draft takes longer to guess than it
+/// saves, on most texts.
+const LEAST_LARGER: u64 = 5;
 
 /// What happens to a file that is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,27 @@ impl App {
                     .cloned()
             }
         }
+    }
+
+    /// What guesses for a listed model: what this run or the settings name, or else the smallest listed model of its family
+    /// that is small enough. Whether its vocabulary is the same is seen when it is loaded.
+    pub fn draft_for(&self, entry: &ModelEntry) -> Draft {
+        if let Some(draft) = &self.inner.config.draft {
+            return draft.clone();
+        }
+        let models = self.models();
+        if let Some(id) = self.settings().drafts.get(&entry.id) {
+            let named = models.iter().find(|model| model.id == *id);
+            return named.map_or(Draft::None, |model| Draft::Named(model.path.clone()));
+        }
+        let Some(own) = entry.usable() else { return Draft::None };
+        let is_small = |header: &ModelHeader| {
+            header.architecture == own.architecture
+                && header.weight_bytes.0.saturating_mul(LEAST_LARGER) <= own.weight_bytes.0
+        };
+        let small = models.iter().filter_map(|model| Some((model.usable().filter(|header| is_small(header))?, model)));
+        let smallest = small.min_by_key(|(header, _)| header.weight_bytes);
+        smallest.map_or(Draft::None, |(_, model)| Draft::Found(model.path.clone()))
     }
 
     /// Whether a listed model fits now with the context of the settings; `None` for a file that can't be used.

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use chat::Bytes;
@@ -31,6 +32,9 @@ pub struct Settings {
     /// Heat at or above this state sends answers to a node.
     #[serde(with = "thermal_name")]
     pub max_thermal: ThermalState,
+    /// The drafts of models, by the ids of both; an empty one is none. For a model that isn't here one is chosen, where a
+    /// listed one is small enough.
+    pub drafts: BTreeMap<String, String>,
     /// Ids of models whose questions and answers never leave this machine.
     pub models_that_stay: Vec<String>,
     /// Nodes that are trusted less are never asked.
@@ -72,6 +76,7 @@ impl Settings {
             max_swap_used_ratio: policy.max_swap_used_ratio,
             max_swap_in_per_sec: policy.max_swap_in_per_sec.0,
             max_thermal: policy.max_thermal,
+            drafts: BTreeMap::new(),
             models_that_stay: Vec::new(),
             least_trust: Trust::Rented,
             theme: Theme::System,

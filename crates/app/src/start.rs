@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::{EngineConfig, EngineHandle, KvType, Unloaded, Wiring};
+use engine::{Draft, EngineConfig, EngineHandle, KvType, Unloaded, Wiring};
 use nodes::NodeAddress;
 use notify::RecommendedWatcher;
 use routing::{OffloadMode, Outlook, Policy, may_wire};
@@ -48,6 +48,8 @@ pub struct AppConfig {
     pub offload: Option<OffloadMode>,
     /// How keys and values are kept in this run; `None` is as saved.
     pub kv_type: Option<KvType>,
+    /// What guesses for every model in this run; `None` is as the settings have it.
+    pub draft: Option<Draft>,
     /// Threads that compute; `None` is one for each core. The first application of a process decides.
     pub threads: Option<usize>,
 }

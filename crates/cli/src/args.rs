@@ -68,6 +68,10 @@ pub(crate) struct Setup {
     /// How keys and values are kept for this run; otherwise as saved.
     #[arg(long, value_enum, value_name = "TYPE")]
     pub(crate) kv_type: Option<KvType>,
+    /// A smaller model of the same vocabulary that guesses what the model will write, or `none`; otherwise as saved, or
+    /// the smallest listed model of the family that is small enough. It never changes an answer.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) draft: Option<PathBuf>,
     /// Threads that compute; otherwise one for each core.
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub(crate) threads: Option<usize>,
@@ -195,7 +199,7 @@ pub(crate) struct LogArgs {
 #[derive(Debug, clap::Args)]
 #[command(
     group(ArgGroup::new("by-depth").args(["depth", "sustained"]).multiple(true)),
-    group(ArgGroup::new("as-object").args(["depth", "sustained", "handoff"]).multiple(true)),
+    group(ArgGroup::new("as-object").args(["depth", "sustained", "handoff", "guesses"]).multiple(true)),
 )]
 pub(crate) struct BenchArgs {
     #[command(flatten)]
@@ -218,9 +222,16 @@ pub(crate) struct BenchArgs {
     /// killed, and begun anew. Starts two nodes on this machine, which share its cores. --runs is the number of each.
     #[arg(long, conflicts_with_all = ["perplexity", "calibrate", "pressure", "trace"])]
     pub(crate) handoff: bool,
+    /// Measure how much sooner a chat, an edit of code and a summary come for tokens that are guessed: by lookup, by the
+    /// draft, and by both. --tokens is the most of each answer.
+    #[arg(long, requires = "models", conflicts_with_all = ["perplexity", "calibrate", "pressure", "trace", "handoff", "by-depth"])]
+    pub(crate) guesses: bool,
+    /// With --guesses: the sampling temperature; otherwise 0.
+    #[arg(long = "temp", value_name = "T", requires = "guesses")]
+    pub(crate) temperature: Option<f32>,
     #[command(flatten)]
     pub(crate) depth: DepthArgs,
-    /// With --depth, --sustained or --handoff: one JSON object.
+    /// With --depth, --sustained, --guesses or --handoff: one JSON object.
     #[arg(long, requires = "as-object")]
     pub(crate) json: bool,
     /// Measure perplexity on this text instead of speed, as llama-perplexity does.
@@ -288,7 +299,8 @@ pub(crate) fn data_dir(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
 impl Setup {
     /// The configuration these arguments ask for.
     pub(crate) fn config(self) -> anyhow::Result<AppConfig> {
-        for file in &self.models {
+        let draft = self.draft.iter().filter(|file| file.as_os_str() != "none");
+        for file in self.models.iter().chain(draft) {
             if !file.exists() {
                 bail!("there is no file {}", file.display());
             }
@@ -319,6 +331,9 @@ impl Setup {
                 KvType::F16 => app::KvType::F16,
                 KvType::Q8 => app::KvType::Q8,
             }),
+            draft: self
+                .draft
+                .map(|file| if file.as_os_str() == "none" { app::Draft::None } else { app::Draft::Named(file) }),
             threads: self.threads,
         })
     }

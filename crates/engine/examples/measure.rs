@@ -37,6 +37,7 @@ async fn main() -> Result<()> {
         kv_type: KvType::DEFAULT,
         cache_budget: None,
         available: None,
+        draft: engine::Draft::None,
     };
     let long = "The tide comes in and the tide goes out, and the gate lets the water pass. ".repeat(repeats);
     for (name, text, max_tokens) in [

@@ -82,6 +82,11 @@ impl Answer {
         }
     }
 
+    /// What its tokens are drawn by.
+    pub(crate) const fn sampler(&self) -> &Sampler {
+        &self.sampler
+    }
+
     /// Draws the next token.
     ///
     /// # Errors

@@ -84,6 +84,14 @@ pub enum LoadError {
         /// What is wrong with it.
         what: String,
     },
+    /// A model that was named as a draft, and can't be one here.
+    #[error("`{file}` can't be the draft of this model: {why}")]
+    WrongDraft {
+        /// Its name.
+        file: String,
+        /// What is in the way.
+        why: &'static str,
+    },
     /// The header lacks a key or a tensor that the architecture needs.
     #[error("the file lacks `{0}`")]
     Missing(String),

@@ -12,9 +12,11 @@ use chat::{Bytes, ChatEvent, ChatRequest, Progress};
 use futures::Stream;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::device::KvType;
+use crate::device::{KvType, computes_on_gpu};
+use crate::draft::DraftFile;
 use crate::header::{Footprint, ModelHeader};
 use crate::model_text::{ModelFile, ModelText};
+use crate::relief::Guesses;
 use crate::rendered::RenderedAnswer;
 use crate::sampling::Sampler;
 use crate::wiring::Wiring;
@@ -65,11 +67,26 @@ pub struct LoadSpec {
     pub context_len: usize,
     /// How the cache is kept, in memory and on disk.
     pub kv_type: KvType,
+    /// What guesses: the same text, sooner where it pays, as is measured meanwhile. Only where answers run on the CPU, and
+    /// only where it fits beside the model.
+    pub draft: Draft,
     /// What the caches of all answers that run together may take; more requests than that wait. `None` is no limit.
     pub cache_budget: Option<Bytes>,
     /// What the model and its cache may take in all, what they hold already included: a larger footprint is refused before
     /// anything is allocated for it. `None` is no limit.
     pub available: Option<Bytes>,
+}
+
+/// The draft of a model: a smaller one of the same vocabulary that guesses what it will write.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Draft {
+    /// There is none.
+    #[default]
+    None,
+    /// The file that the user named; where it can't be used, the answer fails and says why.
+    Named(PathBuf),
+    /// A file that was found; where it can't be used, there is none.
+    Found(PathBuf),
 }
 
 /// The model that is in memory.
@@ -221,8 +238,8 @@ impl EngineHandle {
         self.command(Command::ForgetCaches).await;
     }
 
-    /// Gives back the memory of the caches of conversations that no answer is written in now, which are read from files
-    /// again where those are kept.
+    /// Gives back the memory of the draft, until its model is loaded anew, and of the caches of conversations that no answer
+    /// is written in now, which are read from files again where those are kept.
     pub async fn trim_caches(&self) {
         self.command(Command::TrimCaches).await;
     }
@@ -242,10 +259,10 @@ impl EngineHandle {
         self.shared.relief.set_pace(tokens_per_sec);
     }
 
-    /// Whether tokens are guessed from what was written before, where answers run on the CPU: the same text, sooner. They
-    /// are, unless this says no. On a GPU they never are: products for several tokens round otherwise than for one there,
-    /// and the text could be another.
-    pub fn set_guesses(&self, guesses: bool) {
+    /// By what means tokens are guessed, where answers run on the CPU: the same text, sooner. By all, unless this says
+    /// otherwise. On a GPU never: products for several tokens round otherwise than for one there, and the text could be
+    /// another.
+    pub fn set_guesses(&self, guesses: Guesses) {
         self.shared.relief.set_guesses(guesses);
     }
 
@@ -340,6 +357,7 @@ fn prepare_job(
     let text = text_of(shared, commands, model, &events)?;
     let prompt = text.prompt(&request)?;
     let context_len = text.file.header.usable_context(model.context_len);
+    let (draft, cache_budget) = draft_beside(&text.file.header, model)?;
     let sampling = request.sampling;
     let conversation = &prompt.tokens[..prompt.answer_at];
     let sampler = Sampler::new(&sampling, &text.sampling, fresh_seed(), conversation)?;
@@ -349,7 +367,8 @@ fn prepare_job(
         prompt,
         context_len,
         kv_type: model.kv_type,
-        cache_budget: model.cache_budget,
+        draft,
+        cache_budget,
         sampling,
         written: request.written.unwrap_or_default(),
         tells_tokens: request.tells_tokens,
@@ -388,6 +407,32 @@ fn check_fits(header: &ModelHeader, model: &LoadSpec) -> Result<(), LoadError> {
     let Some(available) = model.available else { return Ok(()) };
     let needed = header.footprint(header.usable_context(model.context_len), model.kv_type).total();
     if needed > available { Err(LoadError::NotEnoughMemory { needed, available }) } else { Ok(()) }
+}
+
+/// The draft, where answers run on the CPU and there is room for it beside the model with its context full; and what is left for caches beside it.
+fn draft_beside(header: &ModelHeader, model: &LoadSpec) -> Result<(Option<DraftFile>, Option<Bytes>), LoadError> {
+    let without = (None, model.cache_budget);
+    let (path, is_named) = match &model.draft {
+        _ if computes_on_gpu() => return Ok(without),
+        Draft::None => return Ok(without),
+        Draft::Named(path) => (path, true),
+        Draft::Found(path) => (path, false),
+    };
+    let context_len = header.usable_context(model.context_len);
+    let footprint = match crate::read_header(path) {
+        Ok(draft) => draft.footprint(context_len, model.kv_type),
+        Err(error) if is_named => return Err(error),
+        Err(_) => return Ok(without),
+    };
+    let own = header.footprint(context_len, model.kv_type);
+    let fits = |needed: Footprint, room: Option<Bytes>| room.is_none_or(|room| needed.total() <= room);
+    let beside = Footprint { weights: footprint.weights, scratch: footprint.scratch, kv_cache: Bytes::ZERO };
+    let caches = Footprint { kv_cache: own.kv_cache, ..Footprint::default() }.with(footprint);
+    if !fits(own.with(footprint), model.available) || !fits(caches, model.cache_budget) {
+        return Ok(without);
+    }
+    let cache_budget = model.cache_budget.map(|budget| budget.saturating_sub(beside.total()));
+    Ok((Some(DraftFile { path: path.clone(), footprint, is_named }), cache_budget))
 }
 
 /// A seed that nobody chose: the process's hash keys are random, and differ from call to call.
@@ -448,6 +493,7 @@ mod tests {
             kv_type: KvType::DEFAULT,
             cache_budget: None,
             available: None,
+            draft: Draft::None,
         };
         let request = ChatRequest { messages: vec![Message::new(Role::User, "Hi")], ..ChatRequest::default() };
         let mut failed = Vec::new();
@@ -482,6 +528,7 @@ mod tests {
                 kv_type: KvType::DEFAULT,
                 cache_budget: None,
                 available: None,
+                draft: Draft::None,
             };
             let request = ChatRequest { messages: vec![Message::new(Role::User, "Hi")], ..ChatRequest::default() };
             let last = engine.chat(spec, request).collect::<Vec<_>>().await.pop().unwrap();

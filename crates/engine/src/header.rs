@@ -71,6 +71,15 @@ impl Footprint {
     pub const fn total(&self) -> Bytes {
         self.weights.saturating_add(self.kv_cache).saturating_add(self.scratch)
     }
+
+    /// This and another's.
+    pub(crate) const fn with(self, other: Self) -> Self {
+        Self {
+            weights: self.weights.saturating_add(other.weights),
+            kv_cache: self.kv_cache.saturating_add(other.kv_cache),
+            scratch: self.scratch.saturating_add(other.scratch),
+        }
+    }
 }
 
 /// Reads the header of a GGUF file, or what stands for it in a folder as models are published in: `config.json`,

@@ -13,11 +13,13 @@ mod bandwidth;
 mod cuda_memory;
 mod device;
 mod device_fault;
+mod draft;
 mod error;
 mod evaluator;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod gain;
 mod gguf;
 mod handle;
 mod header;
@@ -46,9 +48,10 @@ pub use device_fault::DeviceFault;
 pub use error::{GenerateError, LoadError};
 pub use evaluator::{EvaluatedSequence, Evaluator, Perplexity, Unwritten};
 pub use gguf::PartName;
-pub use handle::{ChatStream, EngineConfig, EngineHandle, LoadSpec, LoadedModel, Unloaded};
+pub use handle::{ChatStream, Draft, EngineConfig, EngineHandle, LoadSpec, LoadedModel, Unloaded};
 pub use header::{Footprint, ModelHeader, read_header};
 pub use model_files::model_files;
+pub use relief::Guesses;
 pub use rendered::{RenderedAnswer, RenderedReader};
 pub use safetensors::is_model_folder;
 pub use wiring::Wiring;

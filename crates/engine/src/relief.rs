@@ -1,7 +1,20 @@
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chat::Bytes;
+
+/// By what means tokens are guessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guesses {
+    /// Each token takes a pass of its own.
+    None = 0,
+    /// By what was written before.
+    Lookup = 1,
+    /// By a smaller model, where one is named.
+    Draft = 2,
+    /// By what was written before, and where that says nothing by the smaller model.
+    All = 3,
+}
 
 /// What running answers are asked to put up with while the machine is in trouble, and what could be given back.
 #[derive(Debug)]
@@ -10,7 +23,7 @@ pub(crate) struct Relief {
     pace: AtomicU64,
     /// Tokens of prompt and answer; `usize::MAX` is none.
     cap: AtomicUsize,
-    no_guesses: AtomicBool,
+    guesses: AtomicU8,
     idle_caches: AtomicU64,
     caches: AtomicU64,
 }
@@ -20,7 +33,7 @@ impl Default for Relief {
         Self {
             pace: AtomicU64::new(0),
             cap: AtomicUsize::new(usize::MAX),
-            no_guesses: AtomicBool::new(false),
+            guesses: AtomicU8::new(Guesses::All as u8),
             idle_caches: AtomicU64::new(0),
             caches: AtomicU64::new(0),
         }
@@ -41,13 +54,13 @@ impl Relief {
         (pace > 0.0).then(|| Duration::from_secs_f64((1.0 / pace).min(1.0)))
     }
 
-    pub(crate) fn set_guesses(&self, guesses: bool) {
-        self.no_guesses.store(!guesses, Ordering::Relaxed);
+    pub(crate) fn set_guesses(&self, guesses: Guesses) {
+        self.guesses.store(guesses as u8, Ordering::Relaxed);
     }
 
-    /// Whether tokens are guessed: not while each is to take its time.
-    pub(crate) fn guesses(&self) -> bool {
-        !self.no_guesses.load(Ordering::Relaxed) && self.step().is_none()
+    /// Whether tokens are guessed `by` this means: not while each is to take its time.
+    pub(crate) fn guesses(&self, by: Guesses) -> bool {
+        self.guesses.load(Ordering::Relaxed) & by as u8 != 0 && self.step().is_none()
     }
 
     pub(crate) fn set_cap(&self, tokens: Option<usize>) {

@@ -16,11 +16,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::answer::Answer;
 use crate::device::KvType;
+use crate::draft::{DraftFile, DraftModel, Guessed};
+use crate::gain::{Gain, MOST_DECODED};
 use crate::handle::{EngineConfig, LoadedModel, Unloaded};
+use crate::header::Footprint;
 use crate::lookup::Lookup;
 use crate::model_text::{ModelFile, ModelText, Prompt, TextCache};
 use crate::models::{Loaded, Model, Part, TokenId};
-use crate::relief::Relief;
+use crate::relief::{Guesses, Relief};
 use crate::sampling::{Constraint, Sampler};
 use crate::saved_caches::{CacheFolder, LEAST_SAVED, SavedCaches};
 use crate::slot::{FreeSlots, Slot};
@@ -31,8 +34,6 @@ use crate::{DeviceFault, GenerateError, LoadError, device, models};
 pub(crate) const PREFILL_CHUNK: usize = 256;
 /// The same while answers are being written, which wait for these between two of their tokens.
 const PREFILL_BESIDE_DECODE: usize = 64;
-/// Tokens of all answers that are run in one pass while they are written, guesses among them.
-const MOST_DECODED: usize = 8;
 
 pub(crate) type EventSender = mpsc::UnboundedSender<Result<ChatEvent, GenerateError>>;
 
@@ -64,6 +65,8 @@ pub(crate) struct Job {
     pub(crate) prompt: Prompt,
     pub(crate) context_len: usize,
     pub(crate) kv_type: KvType,
+    /// A smaller model that guesses.
+    pub(crate) draft: Option<DraftFile>,
     /// What the caches of all answers together may take; `None` is no limit.
     pub(crate) cache_budget: Option<Bytes>,
     pub(crate) sampling: SamplingParams,
@@ -144,6 +147,10 @@ struct Resident {
     running: Vec<Running>,
     free: FreeSlots,
     guesses: bool,
+    gain: Gain,
+    draft: Option<DraftModel>,
+    /// The last that was asked for. It stays out of memory once it was let go.
+    draft_file: Option<PathBuf>,
     /// Of earlier times when the model was in memory.
     saved: Option<SavedCaches>,
 }
@@ -152,6 +159,8 @@ struct Resident {
 struct Running {
     job: Box<Job>,
     slot: Slot,
+    /// The draft's, where there is one.
+    draft: Option<Slot>,
     /// Prompt tokens that were in the slot already.
     cached: usize,
     prefill_started: Instant,
@@ -161,12 +170,14 @@ struct Running {
 
 enum Stage {
     Prefill,
-    /// `lookup` has the sequence, the next token to be run at its end; `guess` is what may follow that one.
+    /// `lookup` has the sequence, the next token to be run at its end; `guess` is what may follow that one, and where the
+    /// draft made it, how `sure` of each token that is.
     Decode {
         answer: Box<Answer>,
         prefill: Duration,
         lookup: Lookup,
         guess: Vec<TokenId>,
+        sure: Vec<f64>,
     },
 }
 
@@ -279,19 +290,27 @@ impl Worker {
     }
 
     fn note_caches(&self) {
-        let idle = self.resident.as_ref().map_or(Bytes::ZERO, |resident| resident.free.allocated());
-        let running = self.resident.iter().flat_map(|resident| &resident.running);
-        let all = running.fold(idle, |sum, running| sum.saturating_add(running.slot.allocated()));
-        self.shared.relief.set_caches(all, idle);
+        let Some(resident) = &self.resident else { return self.shared.relief.set_caches(Bytes::ZERO, Bytes::ZERO) };
+        let sum = |bytes: &mut dyn Iterator<Item = Bytes>| bytes.fold(Bytes::ZERO, Bytes::saturating_add);
+        let idle = resident.free.allocated();
+        let running = sum(&mut resident.running.iter().map(|running| running.slot.allocated()));
+        let drafts = resident.running.iter().filter_map(|running| Some(running.draft.as_ref()?.allocated()));
+        let drafts = sum(&mut drafts.chain(resident.draft.as_ref().map(|draft| draft.free.allocated())));
+        let weights = resident.draft.as_ref().map_or(Bytes::ZERO, DraftModel::weights);
+        let caches = sum(&mut [idle, running, drafts].into_iter());
+        self.shared.relief.set_caches(caches, sum(&mut [idle, drafts, weights].into_iter()));
     }
 
-    /// Gives back the memory of the caches that no answer is written with now; they go on in files, where those are kept.
+    /// Gives back the memory of the draft, which answers do without, and of the caches that no answer is written with now;
+    /// they go on in files, where those are kept.
     fn trim_caches(&mut self) {
         if let Some(resident) = &mut self.resident {
+            resident.let_draft_go();
             resident.save_free();
             resident.free = FreeSlots::default();
             give_memory_back();
         }
+        self.note_footprint();
         self.note_caches();
     }
 
@@ -357,7 +376,10 @@ impl Worker {
             return false;
         }
         let Some(budget) = job.cache_budget else { return true };
-        let of = |job: &Job| job.text.file.header.footprint(job.context_len, job.kv_type).kv_cache.0;
+        let of = |job: &Job| {
+            let draft = job.draft.as_ref().map_or(0, |draft| draft.footprint.kv_cache.0);
+            job.text.file.header.footprint(job.context_len, job.kv_type).kv_cache.0.saturating_add(draft)
+        };
         let needed: u64 = resident.running.iter().map(|running| of(&running.job)).sum::<u64>().saturating_add(of(job));
         while needed.saturating_add(resident.free.allocated().0) > budget.0 && resident.free.forget_one() {}
         needed <= budget.0
@@ -369,16 +391,27 @@ impl Worker {
             return Err(GenerateError::ContextFull { prompt_tokens: prompt.len(), context_len: job.context_len });
         }
         let most_slots = self.most_slots;
-        let resident = self.resident_for(&job.text.file, job.context_len, job.kv_type, &job.events)?;
+        self.resident_for(&job.text.file, job.context_len, job.kv_type, &job.events)?;
+        self.set_draft(&job)?;
+        let resident = self.resident.as_mut().expect("it was loaded above");
         resident.recall(&job, most_slots);
         let room_for_more = resident.running.len() + resident.free.len() < most_slots;
         let in_use = resident.running.iter().map(|running| &running.slot);
         let empty = || resident.model.new_cache(job.kv_type);
         let slot = resident.free.take(empty, prompt, in_use, room_for_more)?;
+        let draft = match &mut resident.draft {
+            Some(draft) => {
+                let in_use = resident.running.iter().filter_map(|running| running.draft.as_ref());
+                let room_for_more = resident.running.len() + draft.free.len() < most_slots;
+                Some(draft.slot(prompt, job.kv_type, in_use, room_for_more)?)
+            }
+            None => None,
+        };
         let cached = slot.len();
         job.progress(Progress::Prefill { done: cached, total: job.prompt.tokens.len() });
         let prefill_started = Instant::now();
-        resident.running.push(Running { job, slot, cached, prefill_started, stage: Stage::Prefill, has_ended: false });
+        let stage = Stage::Prefill;
+        resident.running.push(Running { job, slot, draft, cached, prefill_started, stage, has_ended: false });
         Ok(())
     }
 
@@ -391,6 +424,23 @@ impl Worker {
         let Ahead { file, context_len, kv_type, events } = ahead;
         if let Err(GenerateError::Device(fault)) = self.resident_for(file, *context_len, *kv_type, events) {
             self.start_anew(|| GenerateError::Device(fault));
+        }
+    }
+
+    /// Takes the draft that the job asks for into memory, and lets another one go.
+    fn set_draft(&mut self, job: &Job) -> Result<(), LoadError> {
+        let Some(resident) = &mut self.resident else { return Ok(()) };
+        let set = resident.set_draft(job, &mut self.loader);
+        self.note_footprint();
+        set
+    }
+
+    fn note_footprint(&self) {
+        let Some(resident) = &self.resident else { return };
+        let draft = resident.draft.as_ref().map_or(Footprint::default(), DraftModel::footprint);
+        let mut loaded = self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = loaded.as_mut() {
+            loaded.footprint = resident.file.header.footprint(loaded.context_len, resident.kv_type).with(draft);
         }
     }
 
@@ -414,8 +464,19 @@ impl Worker {
             let wired = pieces.map(|(wiring, pieces)| WiredWeights::new(wiring, pieces));
             let file = file.clone();
             let saved = self.cache_folder.as_ref().map(|folder| folder.of_model(&file.gguf, kv_type));
-            let (running, free, guesses) = (Vec::new(), FreeSlots::default(), device::open().is_cpu());
-            self.resident = Some(Resident { file, kv_type, wired, model, running, free, guesses, saved });
+            self.resident = Some(Resident {
+                file,
+                kv_type,
+                wired,
+                model,
+                running: Vec::new(),
+                free: FreeSlots::default(),
+                guesses: device::open().is_cpu(),
+                gain: Gain::new(),
+                draft: None,
+                draft_file: None,
+                saved,
+            });
         }
         let header = &file.header;
         let footprint = header.footprint(context_len, kv_type);
@@ -454,6 +515,9 @@ impl Worker {
         }
         if let Some(resident) = &mut self.resident {
             resident.free = FreeSlots::default();
+            if let Some(draft) = &mut resident.draft {
+                draft.free = FreeSlots::default();
+            }
             resident.saved =
                 self.cache_folder.as_ref().map(|folder| folder.of_model(&resident.file.gguf, resident.kv_type));
         }
@@ -471,6 +535,32 @@ impl Resident {
     /// Whether it is the model of `file`, with its caches kept so.
     fn is_of(&self, file: &ModelFile, kv_type: KvType) -> bool {
         self.file.is_same_as(file) && self.kv_type == kv_type
+    }
+
+    /// Takes the draft that the job asks for into memory, and lets another one go.
+    fn set_draft(&mut self, job: &Job, loader: &mut Loader) -> Result<(), LoadError> {
+        let wanted = job.draft.as_ref();
+        if wanted.map(|draft| &draft.path) == self.draft_file.as_ref() {
+            return Ok(());
+        }
+        self.let_draft_go();
+        self.draft_file = None;
+        if let Some(DraftFile { path, footprint, is_named }) = wanted {
+            let mut on_progress = |done, total| job.progress(Progress::Loading { done, total });
+            let load = |file: &ModelFile| loader(file, &mut on_progress);
+            match DraftModel::load(path, &self.file.gguf, self.kv_type, *footprint, load) {
+                Ok(draft) => (self.draft, self.gain) = (Some(draft), Gain::new()),
+                Err(error) if *is_named => return Err(error),
+                Err(error) => tracing::info!(%error, "no draft"),
+            }
+        }
+        self.draft_file = wanted.map(|draft| draft.path.clone());
+        Ok(())
+    }
+
+    fn let_draft_go(&mut self) {
+        self.running.iter_mut().for_each(|running| running.draft = None);
+        self.draft = None;
     }
 
     fn save_free(&mut self) {
@@ -503,11 +593,12 @@ impl Resident {
     /// When the device failed, which costs all of them.
     fn step(&mut self, is_stopping: bool) -> Result<(), DeviceFault> {
         self.release(|running| is_stopping || running.job.is_cancelled());
+        let guessing = self.guess()?;
         let inputs = self.inputs();
         if inputs.is_empty() {
             return Ok(());
         }
-        let result = self.forward(&inputs);
+        let result = self.forward(&inputs, guessing);
         // After the step, which may be the first and allocate what counts against the memory that is free.
         if let Some(wired) = &mut self.wired {
             wired.keep();
@@ -519,7 +610,7 @@ impl Resident {
             (Err(error), _) => {
                 tracing::warn!(%error, "a step of {} answers failed; each runs by itself now", inputs.len());
                 for input in &inputs {
-                    match self.forward(std::slice::from_ref(input)) {
+                    match self.forward(std::slice::from_ref(input), 0.0) {
                         Ok(()) => {}
                         Err(GenerateError::Device(fault)) => return Err(fault),
                         Err(error) => self.running[input.0].fail(error),
@@ -531,21 +622,52 @@ impl Resident {
         Ok(())
     }
 
-    /// What each answer runs next, by its index.
-    fn inputs(&mut self) -> Vec<(usize, Vec<TokenId>)> {
-        let is_decoding = |running: &&Running| matches!(running.stage, Stage::Decode { .. });
-        let decoding = self.running.iter().filter(is_decoding).count();
-        let mut left = if decoding > 0 { PREFILL_BESIDE_DECODE } else { PREFILL_CHUNK };
-        let most_guessed = if self.guesses { (MOST_DECODED / decoding.max(1)).saturating_sub(1) } else { 0 };
-        let input = |running: &mut Running| match &mut running.stage {
-            Stage::Decode { lookup, guess, .. } => {
-                let room = running.job.context_len.saturating_sub(lookup.tokens().len());
-                let may_guess = running.slot.rewinds() && running.job.relief.guesses();
-                let most = if may_guess { most_guessed.min(room) } else { 0 };
-                *guess = lookup.guess(most).to_vec();
-                // One token, or more where the cache could not be wound back to it.
-                [&lookup.tokens()[running.slot.len()..], guess].concat()
+    fn decoding(&self) -> usize {
+        self.running.iter().filter(|running| matches!(running.stage, Stage::Decode { .. })).count()
+    }
+
+    /// Guesses what follows in each answer: by what it says already, or else by the draft. Gives the seconds that the draft
+    /// took.
+    ///
+    /// # Errors
+    /// When the device failed. A draft that fails otherwise is let go.
+    fn guess(&mut self) -> Result<f64, DeviceFault> {
+        let decoding = self.decoding();
+        let most = if self.guesses { (MOST_DECODED / decoding.max(1)).saturating_sub(1) } else { 0 };
+        let tries_draft = self.draft.is_some() && most > 0 && self.gain.tries_draft(decoding);
+        let mut ahead = Vec::new();
+        for running in &mut self.running {
+            let Stage::Decode { answer, lookup, guess, sure, .. } = &mut running.stage else { continue };
+            let room = running.job.context_len.saturating_sub(lookup.tokens().len());
+            let most = if running.slot.rewinds() { most.min(room) } else { 0 };
+            let may = |by| running.job.relief.guesses(by);
+            *guess = lookup.guess(if may(Guesses::Lookup) { most } else { 0 }).to_vec();
+            sure.clear();
+            if let Some(slot) =
+                running.draft.as_mut().filter(|_| guess.is_empty() && tries_draft && may(Guesses::Draft))
+            {
+                let (tokens, sampler) = (lookup.tokens(), answer.sampler().clone());
+                ahead.push(Guessed { slot, tokens, sampler, most, guess, sure });
             }
+        }
+        let Some(draft) = self.draft.as_ref().filter(|_| !ahead.is_empty()) else { return Ok(0.0) };
+        match draft.guess(ahead, decoding, &mut self.gain) {
+            Ok(time) => Ok(time),
+            Err(GenerateError::Device(fault)) => Err(fault),
+            Err(error) => {
+                tracing::warn!(%error, "the draft failed; answers go on without");
+                self.let_draft_go();
+                Ok(0.0)
+            }
+        }
+    }
+
+    /// What each answer runs next, by its index.
+    fn inputs(&self) -> Vec<(usize, Vec<TokenId>)> {
+        let mut left = if self.decoding() > 0 { PREFILL_BESIDE_DECODE } else { PREFILL_CHUNK };
+        let input = |running: &Running| match &running.stage {
+            // One token, or more where the cache could not be wound back to it.
+            Stage::Decode { lookup, guess, .. } => [&lookup.tokens()[running.slot.len()..], guess].concat(),
             Stage::Prefill => {
                 let rest = &running.job.prompt.tokens[running.slot.len()..];
                 let chunk = &rest[..rest.len().min(left)];
@@ -553,11 +675,12 @@ impl Resident {
                 chunk.to_vec()
             }
         };
-        self.running.iter_mut().map(input).enumerate().filter(|(_, input)| !input.is_empty()).collect()
+        self.running.iter().map(input).enumerate().filter(|(_, input)| !input.is_empty()).collect()
     }
 
-    /// Runs `inputs` in one pass, and lets each answer take its logits.
-    fn forward(&mut self, inputs: &[(usize, Vec<TokenId>)]) -> Result<(), GenerateError> {
+    /// Runs `inputs` in one pass, and lets each answer take its logits; `drafting`: the seconds that the draft took for it.
+    fn forward(&mut self, inputs: &[(usize, Vec<TokenId>)], drafting: f64) -> Result<(), GenerateError> {
+        let started = Instant::now();
         let mut running: Vec<&mut Running> = self
             .running
             .iter_mut()
@@ -579,6 +702,9 @@ impl Resident {
                 return Err(error);
             }
         };
+        let is_prefill = running.iter().any(|running| matches!(running.stage, Stage::Prefill));
+        let (answers, rows) = (running.len(), logits.len());
+        let (mut guessed, mut right) = (0, 0);
         let mut logits = logits.as_mut_slice();
         for (running, (_, tokens)) in running.into_iter().zip(inputs) {
             let (own, others) = logits.split_at_mut(running.guessed() + 1);
@@ -587,6 +713,22 @@ impl Resident {
             if let Err(error) = running.take(own) {
                 running.fail(error);
             }
+            if let Stage::Decode { guess, sure, .. } = &running.stage
+                && !sure.is_empty()
+            {
+                // Only those that were right are left.
+                (guessed, right) = (guessed + sure.len(), right + guess.len());
+                self.gain.note_guesses(sure, guess.len());
+            }
+        }
+        let time = started.elapsed().as_secs_f64();
+        if is_prefill {
+            self.gain.note_prefill(time);
+        } else {
+            self.gain.note_pass(rows, time);
+        }
+        if drafting > 0.0 {
+            self.gain.note_drafted(answers, drafting, guessed, right);
         }
         Ok(())
     }
@@ -596,7 +738,11 @@ impl Resident {
         let mut index = 0;
         while index < self.running.len() {
             if is_done(&self.running[index]) {
-                self.free.put(self.running.remove(index).slot);
+                let Running { slot, draft, .. } = self.running.remove(index);
+                self.free.put(slot);
+                if let Some((of, slot)) = self.draft.as_mut().zip(draft) {
+                    of.free.put(slot);
+                }
             } else {
                 index += 1;
             }
@@ -626,12 +772,13 @@ impl Running {
             let prefill = self.prefill_started.elapsed();
             let (answer, ended) = Answer::begin(&self.job)?;
             let lookup = Lookup::new(&self.job.prompt.tokens);
-            self.stage = Stage::Decode { answer: Box::new(answer), prefill, lookup, guess: Vec::new() };
+            let (guess, sure) = (Vec::new(), Vec::new());
+            self.stage = Stage::Decode { answer: Box::new(answer), prefill, lookup, guess, sure };
             if let Some(reason) = ended {
                 return self.finish(reason);
             }
         }
-        let Stage::Decode { answer, lookup, guess, .. } = &mut self.stage else { return Ok(()) };
+        let Stage::Decode { answer, lookup, guess, sure, .. } = &mut self.stage else { return Ok(()) };
         let (mut right, mut ended) = (0, None);
         for logits in logits {
             let draw = answer.draw(logits)?;
@@ -643,7 +790,9 @@ impl Running {
             }
             right += 1;
         }
-        lookup.judge(guess.len(), right);
+        if sure.is_empty() {
+            lookup.judge(guess.len(), right);
+        }
         answer.note_guessed(right);
         let wrong = guess.split_off(right).len();
         if wrong > 0 {

@@ -51,6 +51,7 @@ async fn answer(engine: &EngineHandle, tokens: usize) -> Bytes {
         kv_type: KvType::DEFAULT,
         cache_budget: None,
         available: None,
+        draft: engine::Draft::None,
     };
     let mut stream = engine.chat(spec, request);
     let mut most = Bytes::ZERO;

@@ -9,7 +9,7 @@ use chat::{
     ChatEvent, ChatRequest, Finish, FinishReason, Message, OutputConstraint, Progress, Redacted, Role, SamplingParams,
     Written,
 };
-use engine::{ChatStream, EngineConfig, EngineHandle, Evaluator, KvType, LoadSpec, Unwritten, read_header};
+use engine::{ChatStream, EngineConfig, EngineHandle, Evaluator, Guesses, KvType, LoadSpec, Unwritten, read_header};
 use futures::StreamExt;
 use serde_json::Value;
 
@@ -31,7 +31,14 @@ fn messages(case: &Value) -> Vec<Message> {
 }
 
 fn spec() -> LoadSpec {
-    LoadSpec { path: starter(), context_len: 1024, kv_type: KvType::DEFAULT, cache_budget: None, available: None }
+    LoadSpec {
+        path: starter(),
+        context_len: 1024,
+        kv_type: KvType::DEFAULT,
+        cache_budget: None,
+        available: None,
+        draft: engine::Draft::None,
+    }
 }
 
 fn greedy(messages: Vec<Message>, max_tokens: usize) -> ChatRequest {
@@ -155,7 +162,7 @@ async fn guesses_change_nothing_in_an_answer() {
     let (edit, chat) = (Message::new(Role::User, edit), Message::new(Role::User, "Why is the sky blue?"));
     for (name, question, temperature) in [("edit", &edit, 0.0), ("edit", &edit, 0.8), ("chat", &chat, 0.0)] {
         let mut answers = Vec::new();
-        for guesses in [false, true] {
+        for guesses in [Guesses::None, Guesses::All] {
             let engine = EngineHandle::start(EngineConfig::default());
             engine.set_guesses(guesses);
             let mut request = greedy(vec![question.clone()], 80);
@@ -163,8 +170,8 @@ async fn guesses_change_nothing_in_an_answer() {
             let (text, finish, _) = read(engine.chat(spec(), request)).await;
             let speed = finish.timings.decode_tokens_per_sec.unwrap();
             let guessed = finish.timings.guessed_tokens;
-            println!("{name} at {temperature}, guesses {guesses}: {guessed} right, {speed:.1} tokens/s");
-            assert_eq!(guessed > 0, guesses && name == "edit", "{name}");
+            println!("{name} at {temperature}, guesses {guesses:?}: {guessed} right, {speed:.1} tokens/s");
+            assert_eq!(guessed > 0, guesses == Guesses::All && name == "edit", "{name}");
             answers.push((text, finish.reason, finish.usage.unwrap().completion_tokens));
             engine.shutdown().await;
         }

@@ -15,7 +15,14 @@ use testkit::gguf::tiny_model;
 
 fn spec(folder: &Path, seed: u64) -> LoadSpec {
     let path = tiny_model(seed).write(folder, &format!("tiny-{seed}.gguf")).unwrap();
-    LoadSpec { path, context_len: 512, kv_type: KvType::DEFAULT, cache_budget: None, available: None }
+    LoadSpec {
+        path,
+        context_len: 512,
+        kv_type: KvType::DEFAULT,
+        cache_budget: None,
+        available: None,
+        draft: engine::Draft::None,
+    }
 }
 
 fn request(text: &str, sampling: SamplingParams) -> ChatRequest {
@@ -213,6 +220,7 @@ async fn a_missing_or_broken_file_is_an_error_of_its_own() {
         kv_type: KvType::DEFAULT,
         cache_budget: None,
         available: None,
+        draft: engine::Draft::None,
     };
     let error = read(engine.chat(missing, request("Hi", sampled(1, 3)))).await.unwrap_err();
     assert!(matches!(error, GenerateError::Load(LoadError::Read { .. })), "{error}");

@@ -88,7 +88,14 @@ async fn answer(
 fn spec(folder: &Path) -> LoadSpec {
     let path =
         tiny_model_with(1, TEMPLATE, &["<think>", "</think>", "<tool_call>"]).write(folder, "tiny.gguf").unwrap();
-    LoadSpec { path, context_len: 512, kv_type: KvType::DEFAULT, cache_budget: None, available: None }
+    LoadSpec {
+        path,
+        context_len: 512,
+        kv_type: KvType::DEFAULT,
+        cache_budget: None,
+        available: None,
+        draft: engine::Draft::None,
+    }
 }
 
 fn ask(sampling: SamplingParams, tools: &[&str]) -> ChatRequest {

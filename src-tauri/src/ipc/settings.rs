@@ -144,6 +144,7 @@ impl SettingsDto {
                 MaxThermalDto::Serious => ThermalState::Serious,
                 MaxThermalDto::Critical => ThermalState::Critical,
             },
+            drafts: app.settings().drafts,
             models_that_stay: self.models_that_stay,
             least_trust: self.least_trust.into(),
             theme: match self.theme {

@@ -217,6 +217,7 @@ impl App {
             kv_type: self.settings().kv_type(),
             cache_budget: None,
             available: None,
+            draft: self.draft_for(&entry),
         };
         let events = self.inner.engine.chat(spec, request);
         let events = events.map(|event| event.map(CompletionEvent::Chat).map_err(crate::answer::generate_error));

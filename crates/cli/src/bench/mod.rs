@@ -1,11 +1,12 @@
 //! `tidegate bench`: how fast a model answers on this machine, with all that the figures depend on; what the machine can
-//! do at all; how speed falls with the context's depth and with time; what memory pressure does to it; and how long a
+//! do at all; how speed falls with the context's depth and with time; what guesses bring; what memory pressure does to it; and how long a
 //! reader waits when an answer moves.
 
 mod calibrate;
 mod chart;
 mod depth;
 mod depth_chart;
+mod guesses;
 mod handoff;
 mod pressure;
 
@@ -17,7 +18,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use app::chat::{Bytes, ChatEvent, ChatRequest, Finish, Message, Role, SamplingParams};
 use app::vitals::{Snapshot, machine};
-use app::{App, ModelHeader, Perplexity, Vitals};
+use app::{App, GuessPlan, ModelHeader, Perplexity, Vitals};
 use futures::StreamExt;
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -36,6 +37,11 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     if args.handoff {
         let plan = handoff::Plan { runs: args.runs.max(1), half: (args.tokens / 2).max(1), is_json: args.json };
         return handoff::run(config, plan).await.map(|()| ExitCode::SUCCESS);
+    }
+    if args.guesses {
+        let temperature = args.temperature.unwrap_or(0.0);
+        let plan = GuessPlan { tasks: Vec::new(), tokens: args.tokens, temperature, runs: args.runs.max(1) };
+        return guesses::run(config, plan, args.json).await.map(|()| ExitCode::SUCCESS);
     }
     if args.pressure.pressure {
         return pressure::run(config, &args.pressure).await.map(|()| ExitCode::SUCCESS);

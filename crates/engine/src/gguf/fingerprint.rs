@@ -5,6 +5,8 @@ use super::Gguf;
 /// Blocks of weights that are looked at in each file, from its first to its last.
 const BLOCKS: usize = 48;
 const BLOCK_BYTES: usize = 4096;
+/// No more than one word in so many is padding.
+const MOST_PADDED: usize = 64;
 
 /// Names what token ids mean: the beginning of SHA-256 over the words of the vocabulary in their order, in hexadecimal.
 /// Models in which it is the same understand each other's tokens, whatever their weights and templates.
@@ -14,6 +16,17 @@ pub(crate) fn vocabulary_name(gguf: &Gguf) -> String {
         hash.update(words.bytes(&gguf.map));
     }
     hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether both mean the same by a token's id. One may have a few more words at its end, with which files are padded.
+pub(crate) fn same_vocabulary(one: &Gguf, other: &Gguf) -> bool {
+    let words = |gguf| {
+        let words = Gguf::metadata(gguf).array("tokenizer.ggml.tokens")?;
+        Some((words.len(), words.bytes(&gguf.map)))
+    };
+    let (Some(one), Some(other)) = (words(one), words(other)) else { return false };
+    let (short, long) = if one.0 < other.0 { (one, other) } else { (other, one) };
+    short.0 > 0 && long.0 - short.0 <= long.0 / MOST_PADDED && long.1.starts_with(short.1)
 }
 
 impl Gguf {

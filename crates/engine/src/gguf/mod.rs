@@ -15,7 +15,7 @@ mod tensor_type;
 mod weights;
 
 pub(crate) use content::Content;
-pub(crate) use fingerprint::vocabulary_name;
+pub(crate) use fingerprint::{same_vocabulary, vocabulary_name};
 pub(crate) use locked::LockedPieces;
 pub(crate) use mapped::MappedBytes;
 pub(crate) use matrix::Matrix;
