@@ -2,7 +2,9 @@
 //! and scores exist for one block at a time (Dao et al., “FlashAttention”, 2022: a running maximum and sum). The work is
 //! split over heads, queries, and, where these are few, along the context.
 //!
-//! A lane is a query's head; lanes stand side by side in vectors, so that nothing is ever summed across a vector.
+//! A lane is a query's head; lanes stand side by side in vectors, so that nothing is ever summed across a vector. What a
+//! query gets has the same bits whatever is computed beside it: keys are taken by blocks, and these by parts, that begin at
+//! the same positions for all.
 
 #![expect(unsafe_code, reason = "several threads write different parts of an output, and f16 are read as bytes")]
 
@@ -28,8 +30,8 @@ const BLOCK: usize = 64;
 const WIDTH: usize = 16;
 /// Sums that stay in registers.
 const SUMS: usize = 8;
-/// Keys of one task where there are few queries.
-const SPLIT: usize = 4 * BLOCK;
+/// Keys of which the sums are made apart, by several threads where there are few queries.
+const PART: usize = 4 * BLOCK;
 /// Stands for the maximum of no scores: no score is below it, and differences to it are numbers.
 const LOWEST: f32 = -1e30;
 
@@ -63,6 +65,7 @@ struct Attention<'a> {
 }
 
 /// What lanes made of some keys.
+#[derive(Clone)]
 struct Partial {
     most: Vec<Lanes>,
     sum: Vec<Lanes>,
@@ -138,16 +141,17 @@ impl Attention<'_> {
             (index % self.kv_heads, first..rows.min(first + lanes))
         };
         // Enough tasks for every thread, of a size that is worth handing out.
-        let splits = if tiles < 16 { self.stored.len().div_ceil(SPLIT) } else { 1 };
-        let mut partials: Vec<Option<Partial>> = (0..tiles * splits).map(|_| None).collect();
+        let parts: Vec<Range<usize>> =
+            if tiles < 16 { cut(&self.stored, PART).collect() } else { vec![self.stored.clone()] };
+        let mut partials: Vec<Option<Partial>> = (0..tiles * parts.len()).map(|_| None).collect();
         let to = Parts::new(&mut partials);
-        team::for_each(tiles * splits, |index| {
+        team::for_each(tiles * parts.len(), |index| {
             // The heads of the same keys one after the other, since they lie side by side.
-            let (kv_head, rows) = tile(index % tiles);
+            let ((kv_head, rows), part) = (tile(index % tiles), &parts[index / tiles]);
             let seen = self.seen(&rows);
-            let keys = if splits == 1 { seen } else { part(&seen, index / tiles) };
+            let keys = seen.start.max(part.start)..seen.end.min(part.end);
             let task = Task { attention: self, kv_head, rows, keys };
-            let partial = (!task.keys.is_empty()).then(|| attend(isa, vectors, &task));
+            let partial = if task.keys.is_empty() { None } else { attend(isa, vectors, &task) };
             // SAFETY: there is a place for each index.
             unsafe { *to.at(index) = partial };
         });
@@ -155,7 +159,9 @@ impl Attention<'_> {
         let to = Parts::new(&mut out);
         team::for_each(tiles, |index| {
             let (kv_head, rows) = tile(index);
-            let whole = merged(partials.iter().skip(index).step_by(tiles).flatten());
+            let mut partials = partials.iter().skip(index).step_by(tiles).flatten();
+            let mut whole = partials.next().expect("a query sees itself").clone();
+            partials.for_each(|partial| whole.add(partial));
             for (lane, row) in rows.enumerate() {
                 let (token, head) = (row / self.group(), kv_head * self.group() + row % self.group());
                 let at = (token * self.heads + head) * self.value_dim;
@@ -189,10 +195,11 @@ impl Attention<'_> {
     }
 }
 
-/// The part `index` of `keys`, of which each but the last has [`SPLIT`].
-fn part(keys: &Range<usize>, index: usize) -> Range<usize> {
-    let start = keys.end.min(keys.start + index * SPLIT);
-    start..keys.end.min(start + SPLIT)
+/// `keys` by pieces that end at multiples of `len`.
+fn cut(keys: &Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    let keys = keys.clone();
+    (keys.start / len..keys.end.div_ceil(len))
+        .map(move |piece| keys.start.max(piece * len)..keys.end.min((piece + 1) * len))
 }
 
 impl Stored<'_> {
@@ -258,7 +265,7 @@ impl Stored<'_> {
     }
 }
 
-fn attend(isa: Isa, vectors: usize, task: &Task<'_>) -> Partial {
+fn attend(isa: Isa, vectors: usize, task: &Task<'_>) -> Option<Partial> {
     match (isa, vectors) {
         (Isa::Reference, 1) => attend_with::<Scalar, 1>(task),
         (Isa::Reference, _) => attend_with::<Scalar, 2>(task),
@@ -284,19 +291,19 @@ fn attend(isa: Isa, vectors: usize, task: &Task<'_>) -> Partial {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn attend_avx2<const L: usize>(task: &Task<'_>) -> Partial {
+fn attend_avx2<const L: usize>(task: &Task<'_>) -> Option<Partial> {
     attend_with::<Avx2, L>(task)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn attend_avx512<const L: usize>(task: &Task<'_>) -> Partial {
+fn attend_avx512<const L: usize>(task: &Task<'_>) -> Option<Partial> {
     attend_with::<Avx512, L>(task)
 }
 
 /// With `L` vectors of lanes.
 #[inline(always)]
-fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
+fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Option<Partial> {
     let Task { attention, kv_head, rows, keys } = task;
     let Attention { key_dim, value_dim, value_width, heads, kv_heads, scale, .. } = **attention;
     let group = attention.group();
@@ -317,60 +324,67 @@ fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Partial {
     let all_see =
         lanes_seen().map(|(first, _)| *first).max().unwrap_or(0)..lanes_seen().map(|(_, end)| *end).min().unwrap_or(0);
 
-    let (mut most, mut sum) = ([[LOWEST; WIDTH]; L], [[0.0; WIDTH]; L]);
-    let mut mixed = vec![[[0.0; WIDTH]; L]; value_dim];
+    let mut whole: Option<Partial> = None;
     let mut scores = [[[0.0; WIDTH]; L]; BLOCK];
     let mut unpacked = vec![0.0; BLOCK * key_dim.max(value_dim)];
-    for first in keys.clone().step_by(BLOCK) {
-        let block = first..keys.end.min(first + BLOCK);
-        let tokens = block.start - attention.stored.start..block.end - attention.stored.start;
-        let head = (kv_heads, *kv_head);
-        attention.keys.unpack::<S>(tokens.clone(), head, (key_dim, key_dim), &mut unpacked);
-        let scores = &mut scores[..block.len()];
-        scores.fill([[0.0; WIDTH]; L]);
-        // Memory delivers the values while scores are computed, and the next keys while values are mixed.
-        for ((scores, keys), tokens) in
-            scores.chunks_mut(SUMS).zip(unpacked.chunks(SUMS * key_dim)).zip(tokens.clone().step_by(SUMS))
-        {
-            attention.values.prefetch::<S>(tokens..tokens + SUMS, head, value_width);
-            add_products::<S, L>(scores, keys, (key_dim, 1), &queries);
-        }
-        if block.start < all_see.start || block.end > all_see.end {
-            for (key, scores) in block.clone().zip(scores.iter_mut()) {
-                for (score, (first, end)) in scores.as_flattened_mut().iter_mut().zip(seen.as_flattened()) {
-                    *score = if (*first..*end).contains(&key) { *score } else { f32::NEG_INFINITY };
+    for part in cut(keys, PART) {
+        let (mut most, mut sum) = ([[LOWEST; WIDTH]; L], [[0.0; WIDTH]; L]);
+        let mut mixed = vec![[[0.0; WIDTH]; L]; value_dim];
+        for block in cut(&part, BLOCK) {
+            let tokens = block.start - attention.stored.start..block.end - attention.stored.start;
+            let head = (kv_heads, *kv_head);
+            attention.keys.unpack::<S>(tokens.clone(), head, (key_dim, key_dim), &mut unpacked);
+            let scores = &mut scores[..block.len()];
+            scores.fill([[0.0; WIDTH]; L]);
+            // Memory delivers the values while scores are computed, and the next keys while values are mixed.
+            for ((scores, keys), tokens) in
+                scores.chunks_mut(SUMS).zip(unpacked.chunks(SUMS * key_dim)).zip(tokens.clone().step_by(SUMS))
+            {
+                attention.values.prefetch::<S>(tokens..tokens + SUMS, head, value_width);
+                add_products::<S, L>(scores, keys, (key_dim, 1), &queries);
+            }
+            if block.start < all_see.start || block.end > all_see.end {
+                for (key, scores) in block.clone().zip(scores.iter_mut()) {
+                    for (score, (first, end)) in scores.as_flattened_mut().iter_mut().zip(seen.as_flattened()) {
+                        *score = if (*first..*end).contains(&key) { *score } else { f32::NEG_INFINITY };
+                    }
                 }
             }
-        }
-        for l in 0..L {
-            let mut highest = most[l];
-            for scores in scores.iter() {
-                highest = larger(highest, scores[l]);
-            }
-            let kept = exp(differences(most[l], highest));
-            most[l] = highest;
-            sum[l] = products(sum[l], kept);
-            for scores in scores.iter_mut() {
-                scores[l] = exp(differences(scores[l], highest));
-                for (sum, weight) in sum[l].iter_mut().zip(scores[l]) {
-                    *sum += weight;
+            for l in 0..L {
+                let mut highest = most[l];
+                for scores in scores.iter() {
+                    highest = larger(highest, scores[l]);
+                }
+                let kept = exp(differences(most[l], highest));
+                most[l] = highest;
+                sum[l] = products(sum[l], kept);
+                for scores in scores.iter_mut() {
+                    scores[l] = exp(differences(scores[l], highest));
+                    for (sum, weight) in sum[l].iter_mut().zip(scores[l]) {
+                        *sum += weight;
+                    }
+                }
+                if kept != [1.0; WIDTH] {
+                    for mixed in &mut mixed {
+                        mixed[l] = products(mixed[l], kept);
+                    }
                 }
             }
-            if kept != [1.0; WIDTH] {
-                for mixed in &mut mixed {
-                    mixed[l] = products(mixed[l], kept);
-                }
+            attention.values.unpack::<S>(tokens.clone(), head, (value_width, value_dim), &mut unpacked);
+            let next = (BLOCK * SUMS).div_ceil(value_dim);
+            for (i, mixed) in mixed.chunks_mut(SUMS).enumerate() {
+                let from = tokens.end + i * next;
+                attention.keys.prefetch::<S>(from..from + next, head, key_dim);
+                add_products::<S, L>(mixed, &unpacked[i * SUMS..], (1, value_dim), scores);
             }
         }
-        attention.values.unpack::<S>(tokens.clone(), head, (value_width, value_dim), &mut unpacked);
-        let next = (BLOCK * SUMS).div_ceil(value_dim);
-        for (i, mixed) in mixed.chunks_mut(SUMS).enumerate() {
-            let from = tokens.end + i * next;
-            attention.keys.prefetch::<S>(from..from + next, head, key_dim);
-            add_products::<S, L>(mixed, &unpacked[i * SUMS..], (1, value_dim), scores);
+        let partial = Partial { most: most.to_vec(), sum: sum.to_vec(), mixed: mixed.into_flattened() };
+        match &mut whole {
+            Some(whole) => whole.add(&partial),
+            None => whole = Some(partial),
         }
     }
-    Partial { most: most.to_vec(), sum: sum.to_vec(), mixed: mixed.into_flattened() }
+    whole
 }
 
 /// `out[n] += Σₖ a[n · stride + k · step] · b[k]`, each `b[k]` and `out[n]` being `L` vectors.
@@ -444,6 +458,14 @@ fn differences(mut a: Lanes, b: Lanes) -> Lanes {
 }
 
 #[inline(always)]
+fn sums(mut a: Lanes, b: Lanes) -> Lanes {
+    for (a, b) in a.iter_mut().zip(b) {
+        *a += b;
+    }
+    a
+}
+
+#[inline(always)]
 fn products(mut a: Lanes, b: Lanes) -> Lanes {
     for (a, b) in a.iter_mut().zip(b) {
         *a *= b;
@@ -451,27 +473,23 @@ fn products(mut a: Lanes, b: Lanes) -> Lanes {
     a
 }
 
-/// What lanes made of all keys.
-fn merged<'a>(mut partials: impl Iterator<Item = &'a Partial>) -> Partial {
-    let first = partials.next().expect("a query sees itself");
-    let mut whole = Partial { most: first.most.clone(), sum: first.sum.clone(), mixed: first.mixed.clone() };
-    for partial in partials {
-        let vectors = whole.most.len();
+impl Partial {
+    /// Adds what the same lanes made of other keys.
+    #[inline(always)]
+    fn add(&mut self, other: &Self) {
+        let vectors = self.most.len();
         for l in 0..vectors {
-            let highest = larger(whole.most[l], partial.most[l]);
-            let kept = exp(differences(whole.most[l], highest));
-            let added = exp(differences(partial.most[l], highest));
-            let sum = |a: Lanes, b: Lanes| std::array::from_fn(|i| a[i] * kept[i] + b[i] * added[i]);
-            whole.most[l] = highest;
-            whole.sum[l] = sum(whole.sum[l], partial.sum[l]);
-            let mixed = whole.mixed.iter_mut().zip(&partial.mixed).skip(l).step_by(vectors);
-            mixed.for_each(|(whole, partial)| *whole = sum(*whole, *partial));
+            let highest = larger(self.most[l], other.most[l]);
+            let kept = exp(differences(self.most[l], highest));
+            let added = exp(differences(other.most[l], highest));
+            self.most[l] = highest;
+            self.sum[l] = sums(products(self.sum[l], kept), products(other.sum[l], added));
+            for (mixed, other) in self.mixed.iter_mut().zip(&other.mixed).skip(l).step_by(vectors) {
+                *mixed = sums(products(*mixed, kept), products(*other, added));
+            }
         }
     }
-    whole
-}
 
-impl Partial {
     /// Writes one lane's mean, with a sink among what it is the mean of.
     fn write(&self, lane: usize, vectors: usize, sink: f32, out: &mut [f32]) {
         let (l, i) = (lane / WIDTH, lane % WIDTH);
