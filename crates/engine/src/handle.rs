@@ -409,7 +409,8 @@ fn check_fits(header: &ModelHeader, model: &LoadSpec) -> Result<(), LoadError> {
     if needed > available { Err(LoadError::NotEnoughMemory { needed, available }) } else { Ok(()) }
 }
 
-/// The draft, where answers run on the CPU and there is room for it beside the model with its context full; and what is left for caches beside it.
+/// The draft, where answers run on the CPU and there is room for it beside the model with its context full; and what is left
+/// for caches beside it.
 fn draft_beside(header: &ModelHeader, model: &LoadSpec) -> Result<(Option<DraftFile>, Option<Bytes>), LoadError> {
     let without = (None, model.cache_budget);
     let (path, is_named) = match &model.draft {

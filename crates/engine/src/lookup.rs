@@ -8,7 +8,7 @@ use crate::models::TokenId;
 
 /// Tokens that must have come before for what followed them to be a guess.
 const ALIKE: usize = 3;
-/// The most that are guessed at once: with these the pass still takes little longer than for one token.
+/// The most that are guessed at once: with these a pass takes about twice as long as for one token.
 const MOST: usize = 7;
 /// The most times that a guess is let go by after others were wrong.
 const LONGEST_REST: u32 = 32;
