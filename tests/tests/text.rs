@@ -7,7 +7,7 @@ use app::{AskedBy, OffloadMode, PlaceChoice, ReplyEvent, SendMessage};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use system_tests::{Fixture, read};
-use testkit::gguf::{TINY_VOCABULARY, tiny_model, tiny_model_with};
+use testkit::gguf::{TINY_TEMPLATE, TINY_VOCABULARY, endless_model, tiny_model_with};
 use testkit::node::{FakeNode, Reply, Step};
 
 const TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}\
@@ -175,7 +175,11 @@ async fn a_server_that_hides_the_marks_of_thinking_gets_no_thinking_to_go_on_wit
 #[tokio::test]
 async fn an_answer_that_began_here_moves_to_a_server_of_plain_text() {
     let models = tempfile::tempdir().unwrap();
-    let fixture = Fixture::start(OffloadMode::Auto, &[tiny_model(7).write(models.path(), "tiny.gguf").unwrap()]).await;
+    let fixture = Fixture::start(
+        OffloadMode::Auto,
+        &[endless_model(7, 4096, TINY_TEMPLATE, &[]).write(models.path(), "tiny.gguf").unwrap()],
+    )
+    .await;
     let settings = app::Settings { temperature: Some(0.0), ..fixture.app.settings() };
     fixture.app.save_settings(settings).await.unwrap();
     let node = FakeNode::start().await;

@@ -15,7 +15,7 @@ use chat::{ChatEvent, ChatRequest, Message, Role, SamplingParams};
 use futures::StreamExt;
 use nodes::{NodeAddress, NodeClient};
 use routing::{Demand, NodeOption, Policy, may_leave};
-use testkit::gguf::tiny_model;
+use testkit::gguf::{TINY_TEMPLATE, endless_model};
 
 const USUAL_RUNS: usize = 12;
 /// Each waits until the silence is noticed.
@@ -76,7 +76,7 @@ impl Drop for Server {
 }
 
 fn model(folder: &Path) -> PathBuf {
-    tiny_model(7).write(folder, "tiny.gguf").unwrap()
+    endless_model(7, 2048, TINY_TEMPLATE, &[]).write(folder, "tiny.gguf").unwrap()
 }
 
 fn request(run: usize) -> ChatRequest {
@@ -84,7 +84,8 @@ fn request(run: usize) -> ChatRequest {
     let sampling = SamplingParams {
         temperature: Some(if run.is_multiple_of(2) { 0.0 } else { 1.2 }),
         seed: Some(run as u64),
-        max_tokens: Some(400),
+        // So many that the answer isn't written before a signal comes.
+        max_tokens: Some(1500),
         ..SamplingParams::default()
     };
     ChatRequest { messages: vec![Message::new(Role::User, format!("hello {run}"))], sampling, ..ChatRequest::default() }
