@@ -7,15 +7,15 @@
 )]
 
 use candle_core::quantized::GgmlDType;
-use candle_core::{DType, Device, Result, Storage, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use half::{bf16, f16};
 
+use super::team;
 #[cfg(target_arch = "aarch64")]
 use super::tiles::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::tiles::{Avx2, Avx512};
 use super::tiles::{Isa, Scalar, Simd};
-use super::{team, values};
 use crate::packed::Packing;
 
 /// A matrix `(rows, columns)` of f32, f16 or bf16. `B` owns its little-endian bytes, or maps them; they need no alignment.
@@ -51,22 +51,8 @@ impl<B: AsRef<[u8]> + Send + Sync> FloatMatrix<B> {
     /// # Errors
     /// When `x` has another shape or type, or isn't contiguous, or a bias has another shape.
     pub fn products(matrices: &[(&Self, Option<&Tensor>)], x: &Tensor) -> Result<Vec<Tensor>> {
-        let (tokens, columns) = x.dims2()?;
-        let (storage, layout) = x.storage_and_layout();
-        let Storage::Cpu(x) = &*storage else { candle_core::bail!("floats are multiplied on the CPU here") };
-        let x = values::<f32>(x, layout)?;
-        if matrices.iter().any(|(matrix, _)| matrix.columns != columns) {
-            candle_core::bail!("tokens of {columns} values for rows of other lengths");
-        }
-        let biases = matrices.iter().map(|(matrix, bias)| bias.map(|bias| matrix.bias(bias)).transpose());
-        let biases = biases.collect::<Result<Vec<_>>>()?;
-        let with_bias: Vec<_> =
-            matrices.iter().zip(&biases).map(|((matrix, _), bias)| (*matrix, bias.as_deref())).collect();
-        let outputs = multiply(Isa::chosen(), &with_bias, x, tokens);
-        let tensor = |(output, (matrix, _)): (Vec<f32>, &(&Self, _))| {
-            Tensor::from_vec(output, (tokens, matrix.rows), &Device::Cpu)
-        };
-        outputs.into_iter().zip(matrices).map(tensor).collect()
+        let shape = |matrix: &Self| (matrix.rows, matrix.columns);
+        super::products(matrices, shape, x, |matrices, x, tokens| multiply(Isa::chosen(), matrices, x, tokens))
     }
 
     /// The rows `ids`, `(…)` → `(…, columns)`, as f32.
@@ -92,13 +78,6 @@ impl<B: AsRef<[u8]> + Send + Sync> FloatMatrix<B> {
             }
         }
         Tensor::from_vec(out, shape, &Device::Cpu)
-    }
-
-    fn bias(&self, bias: &Tensor) -> Result<Vec<f32>> {
-        match bias.dims() {
-            [rows] if *rows == self.rows => bias.to_vec1(),
-            shape => candle_core::bail!("a bias {shape:?} for {} rows", self.rows),
-        }
     }
 }
 

@@ -177,8 +177,50 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn transpose(vectors: [[__m256; 2]; 16]) -> [[__m256; 2]; 16] {
+        let mut transposed = vectors;
+        for half in 0..2 {
+            for rows in 0..2 {
+                let mut quarter = [vectors[0][0]; 8];
+                for i in 0..8 {
+                    quarter[i] = vectors[8 * rows + i][half];
+                }
+                let quarter = transpose_quarter(quarter);
+                for i in 0..8 {
+                    transposed[8 * half + i][rows] = quarter[i];
+                }
+            }
+        }
+        transposed
+    }
+
+    #[inline(always)]
     fn prefetch(address: *const u8) {
         // SAFETY: see above; a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
+}
+
+/// Eight by eight: within four by four, and then these.
+#[inline(always)]
+fn transpose_quarter(vectors: [__m256; 8]) -> [__m256; 8] {
+    let mut small = vectors;
+    let mut transposed = vectors;
+    // SAFETY: see above.
+    unsafe {
+        for i in [0, 4] {
+            let [a, b, c, d] = [vectors[i], vectors[i + 1], vectors[i + 2], vectors[i + 3]];
+            let [low, high] = [_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)];
+            let [low2, high2] = [_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d)];
+            small[i] = _mm256_shuffle_ps::<0x44>(low, low2);
+            small[i + 1] = _mm256_shuffle_ps::<0xee>(low, low2);
+            small[i + 2] = _mm256_shuffle_ps::<0x44>(high, high2);
+            small[i + 3] = _mm256_shuffle_ps::<0xee>(high, high2);
+        }
+        for i in 0..4 {
+            transposed[i] = _mm256_permute2f128_ps::<0x20>(small[i], small[4 + i]);
+            transposed[4 + i] = _mm256_permute2f128_ps::<0x31>(small[i], small[4 + i]);
+        }
+    }
+    transposed
 }

@@ -141,6 +141,35 @@ impl Simd for Avx512 {
         Avx2::sum(halves)
     }
 
+    /// Within quarters of four by four, and then these.
+    #[inline(always)]
+    fn transpose(vectors: [__m512; 16]) -> [__m512; 16] {
+        let mut quarters = vectors;
+        let mut transposed = vectors;
+        // SAFETY: see above.
+        unsafe {
+            for i in (0..16).step_by(4) {
+                let [a, b, c, d] = [vectors[i], vectors[i + 1], vectors[i + 2], vectors[i + 3]];
+                let [low, high] = [_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)].map(|x| _mm512_castps_pd(x));
+                let [low2, high2] = [_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)].map(|x| _mm512_castps_pd(x));
+                quarters[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, low2));
+                quarters[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, low2));
+                quarters[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, high2));
+                quarters[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, high2));
+            }
+            for i in 0..4 {
+                let [a, b, c, d] = [quarters[i], quarters[4 + i], quarters[8 + i], quarters[12 + i]];
+                let [even, odd] = [_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b)];
+                let [even2, odd2] = [_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d)];
+                transposed[i] = _mm512_shuffle_f32x4::<0x88>(even, even2);
+                transposed[4 + i] = _mm512_shuffle_f32x4::<0x88>(odd, odd2);
+                transposed[8 + i] = _mm512_shuffle_f32x4::<0xdd>(even, even2);
+                transposed[12 + i] = _mm512_shuffle_f32x4::<0xdd>(odd, odd2);
+            }
+        }
+        transposed
+    }
+
     #[inline(always)]
     fn prefetch(address: *const u8) {
         // SAFETY: see above; a prefetch never faults.

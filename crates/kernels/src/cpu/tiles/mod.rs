@@ -38,7 +38,7 @@ use self::simd::ROWS;
 pub(crate) use self::simd::Simd;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use self::{avx2::Avx2, avx512::Avx512};
-use super::{Parts, team, values};
+use super::{Parts, bias, team, values};
 use crate::packed::Packing;
 
 /// Rows of a tile.
@@ -113,22 +113,8 @@ impl<B: AsRef<[u8]> + Send + Sync> Tiles<B> {
     /// # Errors
     /// When `x` has another shape or type, or isn't contiguous, or a bias has another shape.
     pub fn products(matrices: &[(&Self, Option<&Tensor>)], x: &Tensor) -> Result<Vec<Tensor>> {
-        let (tokens, columns) = x.dims2()?;
-        let (storage, layout) = x.storage_and_layout();
-        let Storage::Cpu(x) = &*storage else { candle_core::bail!("tiles are multiplied on the CPU") };
-        let x = values::<f32>(x, layout)?;
-        if tokens == 0 || matrices.iter().any(|(matrix, _)| matrix.columns != columns) {
-            candle_core::bail!("{tokens} tokens of {columns} values for rows of other lengths");
-        }
-        let biases = matrices.iter().map(|(matrix, bias)| bias.map(|bias| matrix.bias(bias)).transpose());
-        let biases = biases.collect::<Result<Vec<_>>>()?;
-        let with_bias: Vec<_> =
-            matrices.iter().zip(&biases).map(|((matrix, _), bias)| (*matrix, bias.as_deref())).collect();
-        let outputs = multiply(Isa::chosen(), &with_bias, x, tokens);
-        let tensor = |(output, (matrix, _)): (Vec<f32>, &(&Self, _))| {
-            Tensor::from_vec(output, (tokens, matrix.rows), &Device::Cpu)
-        };
-        outputs.into_iter().zip(matrices).map(tensor).collect()
+        let shape = |matrix: &Self| (matrix.rows, matrix.columns);
+        super::products(matrices, shape, x, |matrices, x, tokens| multiply(Isa::chosen(), matrices, x, tokens))
     }
 
     /// The products of each expert's share of `x` `(tokens, columns)` with its matrix in each of `sets`, all at once:
@@ -167,7 +153,7 @@ impl<B: AsRef<[u8]> + Send + Sync> Tiles<B> {
             .iter()
             .flatten()
             .zip(counts.iter().cycle())
-            .map(|((matrix, bias), count)| bias.filter(|_| *count > 0).map(|bias| matrix.bias(bias)).transpose());
+            .map(|((matrix, it), count)| it.filter(|_| *count > 0).map(|it| bias(it, matrix.rows)).transpose());
         let biases = biases.collect::<Result<Vec<_>>>()?;
         let mut tasks = Vec::new();
         let mut outputs: Vec<Vec<f32>> = Vec::with_capacity(sets.len());
@@ -219,13 +205,6 @@ impl<B: AsRef<[u8]> + Send + Sync> Tiles<B> {
             Isa::unpack_row(self.kind, tile, row % ROWS, out);
         }
         Tensor::from_vec(out, shape, &Device::Cpu)
-    }
-
-    fn bias(&self, bias: &Tensor) -> Result<Vec<f32>> {
-        match bias.dims() {
-            [rows] if *rows == self.rows => bias.to_vec1(),
-            shape => candle_core::bail!("a bias {shape:?} for {} rows", self.rows),
-        }
     }
 }
 

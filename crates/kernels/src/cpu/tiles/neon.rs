@@ -207,5 +207,26 @@ impl<const DOT: bool> Simd for Neon<DOT> {
 
     // The processor sees by itself what is read in order, and has no instruction for it that Rust offers.
     #[inline(always)]
+    fn transpose(vectors: [[float32x4_t; 4]; 16]) -> [[float32x4_t; 4]; 16] {
+        let mut transposed = vectors;
+        for column in 0..4 {
+            for row in 0..4 {
+                let [a, b, c, d] = [0, 1, 2, 3].map(|i| vectors[4 * row + i][column]);
+                // SAFETY: see above.
+                let small = unsafe {
+                    let [even, odd] = [vtrn1q_f32(a, b), vtrn2q_f32(a, b)].map(|x| vreinterpretq_f64_f32(x));
+                    let [even2, odd2] = [vtrn1q_f32(c, d), vtrn2q_f32(c, d)].map(|x| vreinterpretq_f64_f32(x));
+                    [vtrn1q_f64(even, even2), vtrn1q_f64(odd, odd2), vtrn2q_f64(even, even2), vtrn2q_f64(odd, odd2)]
+                        .map(|x| vreinterpretq_f32_f64(x))
+                };
+                for i in 0..4 {
+                    transposed[4 * column + i][row] = small[i];
+                }
+            }
+        }
+        transposed
+    }
+
+    #[inline(always)]
     fn prefetch(_: *const u8) {}
 }

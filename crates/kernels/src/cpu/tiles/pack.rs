@@ -1,5 +1,7 @@
 //! From the file's blocks to tiles. Any bytes are valid blocks.
 
+use std::ops::Range;
+
 use candle_core::quantized::GgmlDType;
 
 use super::simd::ROWS;
@@ -43,99 +45,17 @@ impl Kind {
         })
     }
 
-    /// Bytes of a row's scales in one of the file's blocks, which lie side by side in a tile block; and where they are.
-    const fn scales(self) -> &'static [(usize, usize)] {
+    /// Where scales lie in one of the file's blocks: the f16, and then those of a byte.
+    const fn scales(self) -> (&'static [usize], Range<usize>) {
         match self {
-            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 | Self::IQ4NL => &[(0, 2)],
-            Self::Q4_1 | Self::Q5_1 => &[(0, 2), (2, 2)],
-            Self::MXFP4 => &[(0, 1)],
-            Self::Q2K => {
-                const {
-                    &[
-                        (80, 2),
-                        (82, 2),
-                        (0, 1),
-                        (1, 1),
-                        (2, 1),
-                        (3, 1),
-                        (4, 1),
-                        (5, 1),
-                        (6, 1),
-                        (7, 1),
-                        (8, 1),
-                        (9, 1),
-                        (10, 1),
-                        (11, 1),
-                        (12, 1),
-                        (13, 1),
-                        (14, 1),
-                        (15, 1),
-                    ]
-                }
-            }
-            Self::Q3K => {
-                const {
-                    &[
-                        (108, 2),
-                        (96, 1),
-                        (97, 1),
-                        (98, 1),
-                        (99, 1),
-                        (100, 1),
-                        (101, 1),
-                        (102, 1),
-                        (103, 1),
-                        (104, 1),
-                        (105, 1),
-                        (106, 1),
-                        (107, 1),
-                    ]
-                }
-            }
-            Self::IQ4XS => &[(0, 2), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1), (7, 1)],
-            Self::Q4K | Self::Q5K => {
-                const {
-                    &[
-                        (0, 2),
-                        (2, 2),
-                        (4, 1),
-                        (5, 1),
-                        (6, 1),
-                        (7, 1),
-                        (8, 1),
-                        (9, 1),
-                        (10, 1),
-                        (11, 1),
-                        (12, 1),
-                        (13, 1),
-                        (14, 1),
-                        (15, 1),
-                    ]
-                }
-            }
-            Self::Q6K => {
-                const {
-                    &[
-                        (208, 2),
-                        (192, 1),
-                        (193, 1),
-                        (194, 1),
-                        (195, 1),
-                        (196, 1),
-                        (197, 1),
-                        (198, 1),
-                        (199, 1),
-                        (200, 1),
-                        (201, 1),
-                        (202, 1),
-                        (203, 1),
-                        (204, 1),
-                        (205, 1),
-                        (206, 1),
-                        (207, 1),
-                    ]
-                }
-            }
+            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 | Self::IQ4NL => (&[0], 0..0),
+            Self::Q4_1 | Self::Q5_1 => (&[0, 2], 0..0),
+            Self::MXFP4 => (&[], 0..1),
+            Self::Q2K => (&[80, 82], 0..16),
+            Self::Q3K => (&[108], 96..108),
+            Self::IQ4XS => (&[0], 2..8),
+            Self::Q4K | Self::Q5K => (&[0, 2], 4..16),
+            Self::Q6K => (&[208], 192..208),
         }
     }
 
@@ -210,14 +130,16 @@ fn pack_kind(kind: Kind, rows: &[u8], row_bytes: usize, block_bytes: usize, tile
     for (row, blocks) in rows.chunks_exact(row_bytes).enumerate() {
         let blocks = blocks.chunks_exact(block_bytes);
         for (block, tile_block) in blocks.zip(tile.chunks_exact_mut(ROWS * block_bytes)) {
+            let (halves, bytes) = kind.scales();
             let mut at = 0;
-            for (from, len) in kind.scales() {
-                // One byte or two: not worth a call.
-                tile_block[at + row * len] = block[*from];
-                if *len == 2 {
-                    tile_block[at + row * len + 1] = block[from + 1];
-                }
-                at += ROWS * len;
+            for half in halves {
+                tile_block[at + 2 * row] = block[*half];
+                tile_block[at + 2 * row + 1] = block[half + 1];
+                at += 2 * ROWS;
+            }
+            for byte in &block[bytes] {
+                tile_block[at + row] = *byte;
+                at += ROWS;
             }
             let codes = &mut tile_block[at..];
             let bytes = 8 * kind.bits() * ROWS / 2;

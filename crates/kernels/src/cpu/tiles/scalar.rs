@@ -108,5 +108,10 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn transpose(vectors: [[f32; ROWS]; ROWS]) -> [[f32; ROWS]; ROWS] {
+        std::array::from_fn(|i| vectors.map(|vector| vector[i]))
+    }
+
+    #[inline(always)]
     fn prefetch(_: *const u8) {}
 }

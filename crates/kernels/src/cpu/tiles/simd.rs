@@ -41,6 +41,9 @@ pub(crate) trait Simd {
     /// All rows' together: row `i` and `8 + i` are added first, then `i` and `4 + i`, and so on.
     fn sum(values: Self::Floats) -> f32;
 
+    /// Number `i` of vector `j` becomes number `j` of vector `i`.
+    fn transpose(vectors: [Self::Floats; ROWS]) -> [Self::Floats; ROWS];
+
     /// Says that the cache line at `address`, which need not exist, is read soon.
     fn prefetch(address: *const u8);
 }

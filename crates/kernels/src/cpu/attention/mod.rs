@@ -8,11 +8,13 @@
 
 #![expect(unsafe_code, reason = "several threads write different parts of an output, and f16 are read as bytes")]
 
+mod few;
+mod many;
+
 use std::ops::Range;
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 
 use super::exp::exp;
 #[cfg(target_arch = "aarch64")]
@@ -35,8 +37,14 @@ const PART: usize = 4 * BLOCK;
 /// Stands for the maximum of no scores: no score is below it, and differences to it are numbers.
 const LOWEST: f32 = -1e30;
 
-/// One vector of lanes.
-type Lanes = [f32; WIDTH];
+/// One vector of lanes, in one line of the processor's cache.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Lanes([f32; WIDTH]);
+
+impl Lanes {
+    const ZERO: Self = Self([0.0; WIDTH]);
+}
 
 /// Keys or values as they are stored: `(tokens, kv_heads, width)`.
 enum Stored<'a> {
@@ -167,7 +175,7 @@ impl Attention<'_> {
                 let at = (token * self.heads + head) * self.value_dim;
                 // SAFETY: each token's head is a row of one tile, and the output has all of them.
                 let out = unsafe { std::slice::from_raw_parts_mut(to.at(at), self.value_dim) };
-                whole.write(lane, vectors, sinks[head], out);
+                whole.write(lane, sinks[head], out);
             }
         });
         out
@@ -186,8 +194,19 @@ struct Task<'a> {
 impl Attention<'_> {
     /// What is seen of one query of `rows` or another.
     fn seen(&self, rows: &Range<usize>) -> Range<usize> {
-        let [first, last] = [rows.start, rows.end - 1].map(|row| self.position(row));
-        self.span.first_seen(first).max(self.stored.start)..last + 1
+        self.seen_by(rows.start).0.max(self.stored.start)..self.seen_by(rows.end - 1).1
+    }
+
+    /// The query of a row that sees `kv_head`.
+    fn query(&self, kv_head: usize, row: usize) -> &[f32] {
+        let (token, head) = (row / self.group(), kv_head * self.group() + row % self.group());
+        &self.queries[(token * self.heads + head) * self.key_dim..][..self.key_dim]
+    }
+
+    /// The first position that a row sees, and the first that it doesn't see any more.
+    fn seen_by(&self, row: usize) -> (usize, usize) {
+        let position = self.position(row);
+        (self.span.first_seen(position), position + 1)
     }
 
     fn position(&self, row: usize) -> usize {
@@ -249,7 +268,9 @@ impl Stored<'_> {
                         // SAFETY: sixteen numbers of two bytes, of which any are a number.
                         *to = S::to_array(S::from_f16(unsafe { &*from.as_ptr().cast() }));
                     }
-                    from_rest.convert_to_f32_slice(to_rest);
+                    for (to, from) in to_rest.iter_mut().zip(from_rest) {
+                        *to = from.to_f32();
+                    }
                 }
                 Self::Q8(codes, all) => {
                     let group = width / scales(width);
@@ -266,211 +287,88 @@ impl Stored<'_> {
 }
 
 fn attend(isa: Isa, vectors: usize, task: &Task<'_>) -> Option<Partial> {
-    match (isa, vectors) {
-        (Isa::Reference, 1) => attend_with::<Scalar, 1>(task),
-        (Isa::Reference, _) => attend_with::<Scalar, 2>(task),
+    match isa {
+        Isa::Reference => attend_with::<Scalar>(vectors, task),
         // SAFETY: only sets that the processor has are made.
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, 1) => unsafe { attend_avx2::<1>(task) },
+        Isa::Avx2 => unsafe { attend_avx2(vectors, task) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, _) => unsafe { attend_avx2::<2>(task) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512 | Isa::Amx, 1) => unsafe { attend_avx512::<1>(task) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512 | Isa::Amx, _) => unsafe { attend_avx512::<2>(task) },
+        Isa::Avx512 | Isa::Amx => unsafe { attend_avx512(vectors, task) },
         // Nothing here needs the dot product of bytes.
         #[cfg(target_arch = "aarch64")]
-        (Isa::Neon | Isa::NeonDot, 1) => attend_with::<Neon<false>, 1>(task),
-        #[cfg(target_arch = "aarch64")]
-        (Isa::Neon | Isa::NeonDot, _) => attend_with::<Neon<false>, 2>(task),
+        Isa::Neon | Isa::NeonDot => attend_with::<Neon<false>>(vectors, task),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn attend_avx2<const L: usize>(task: &Task<'_>) -> Option<Partial> {
-    attend_with::<Avx2, L>(task)
+fn attend_avx2(vectors: usize, task: &Task<'_>) -> Option<Partial> {
+    attend_with::<Avx2>(vectors, task)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn attend_avx512<const L: usize>(task: &Task<'_>) -> Option<Partial> {
-    attend_with::<Avx512, L>(task)
+fn attend_avx512(vectors: usize, task: &Task<'_>) -> Option<Partial> {
+    attend_with::<Avx512>(vectors, task)
 }
 
-/// With `L` vectors of lanes.
 #[inline(always)]
-fn attend_with<S: Simd, const L: usize>(task: &Task<'_>) -> Option<Partial> {
-    let Task { attention, kv_head, rows, keys } = task;
-    let Attention { key_dim, value_dim, value_width, heads, kv_heads, scale, .. } = **attention;
-    let group = attention.group();
-    // Each dimension of all lanes' queries side by side. Lanes that aren't there are zeros.
-    let mut queries = vec![[[0.0; WIDTH]; L]; key_dim];
-    // What each lane sees.
-    let mut seen = [[(0, 0); WIDTH]; L];
-    for (lane, row) in rows.clone().enumerate() {
-        let (token, head) = (row / group, kv_head * group + row % group);
-        let query = &attention.queries[(token * heads + head) * key_dim..][..key_dim];
-        for (lanes, x) in queries.iter_mut().zip(query) {
-            lanes[lane / WIDTH][lane % WIDTH] = x * scale;
-        }
-        let position = attention.position(row);
-        seen[lane / WIDTH][lane % WIDTH] = (attention.span.first_seen(position), position + 1);
-    }
-    let lanes_seen = || seen.as_flattened()[..rows.len()].iter();
-    let all_see =
-        lanes_seen().map(|(first, _)| *first).max().unwrap_or(0)..lanes_seen().map(|(_, end)| *end).min().unwrap_or(0);
-
-    let mut whole: Option<Partial> = None;
-    let mut scores = [[[0.0; WIDTH]; L]; BLOCK];
-    let mut unpacked = vec![0.0; BLOCK * key_dim.max(value_dim)];
-    for part in cut(keys, PART) {
-        let (mut most, mut sum) = ([[LOWEST; WIDTH]; L], [[0.0; WIDTH]; L]);
-        let mut mixed = vec![[[0.0; WIDTH]; L]; value_dim];
-        for block in cut(&part, BLOCK) {
-            let tokens = block.start - attention.stored.start..block.end - attention.stored.start;
-            let head = (kv_heads, *kv_head);
-            attention.keys.unpack::<S>(tokens.clone(), head, (key_dim, key_dim), &mut unpacked);
-            let scores = &mut scores[..block.len()];
-            scores.fill([[0.0; WIDTH]; L]);
-            // Memory delivers the values while scores are computed, and the next keys while values are mixed.
-            for ((scores, keys), tokens) in
-                scores.chunks_mut(SUMS).zip(unpacked.chunks(SUMS * key_dim)).zip(tokens.clone().step_by(SUMS))
-            {
-                attention.values.prefetch::<S>(tokens..tokens + SUMS, head, value_width);
-                add_products::<S, L>(scores, keys, (key_dim, 1), &queries);
-            }
-            if block.start < all_see.start || block.end > all_see.end {
-                for (key, scores) in block.clone().zip(scores.iter_mut()) {
-                    for (score, (first, end)) in scores.as_flattened_mut().iter_mut().zip(seen.as_flattened()) {
-                        *score = if (*first..*end).contains(&key) { *score } else { f32::NEG_INFINITY };
-                    }
-                }
-            }
-            for l in 0..L {
-                let mut highest = most[l];
-                for scores in scores.iter() {
-                    highest = larger(highest, scores[l]);
-                }
-                let kept = exp(differences(most[l], highest));
-                most[l] = highest;
-                sum[l] = products(sum[l], kept);
-                for scores in scores.iter_mut() {
-                    scores[l] = exp(differences(scores[l], highest));
-                    for (sum, weight) in sum[l].iter_mut().zip(scores[l]) {
-                        *sum += weight;
-                    }
-                }
-                if kept != [1.0; WIDTH] {
-                    for mixed in &mut mixed {
-                        mixed[l] = products(mixed[l], kept);
-                    }
-                }
-            }
-            attention.values.unpack::<S>(tokens.clone(), head, (value_width, value_dim), &mut unpacked);
-            let next = (BLOCK * SUMS).div_ceil(value_dim);
-            for (i, mixed) in mixed.chunks_mut(SUMS).enumerate() {
-                let from = tokens.end + i * next;
-                attention.keys.prefetch::<S>(from..from + next, head, key_dim);
-                add_products::<S, L>(mixed, &unpacked[i * SUMS..], (1, value_dim), scores);
-            }
-        }
-        let partial = Partial { most: most.to_vec(), sum: sum.to_vec(), mixed: mixed.into_flattened() };
-        match &mut whole {
-            Some(whole) => whole.add(&partial),
-            None => whole = Some(partial),
-        }
-    }
-    whole
-}
-
-/// `out[n] += Σₖ a[n · stride + k · step] · b[k]`, each `b[k]` and `out[n]` being `L` vectors.
-#[inline(always)]
-fn add_products<S: Simd, const L: usize>(
-    out: &mut [[Lanes; L]],
-    a: &[f32],
-    (stride, step): (usize, usize),
-    b: &[[Lanes; L]],
-) {
-    let (chunks, rest) = out.as_chunks_mut::<SUMS>();
-    let rest_at = chunks.len() * SUMS * stride;
-    for (i, out) in chunks.iter_mut().enumerate() {
-        add_products_to::<S, L, SUMS>(out, &a[i * SUMS * stride..], (stride, step), b);
-    }
-    for (i, out) in rest.as_chunks_mut::<1>().0.iter_mut().enumerate() {
-        add_products_to::<S, L, 1>(out, &a[rest_at + i * stride..], (stride, step), b);
-    }
-}
-
-#[expect(clippy::needless_range_loop, reason = "several arrays are walked through side by side")]
-#[inline(always)]
-fn add_products_to<S: Simd, const L: usize, const N: usize>(
-    out: &mut [[Lanes; L]; N],
-    a: &[f32],
-    (stride, step): (usize, usize),
-    b: &[[Lanes; L]],
-) {
-    assert!(b.is_empty() || (N - 1) * stride + (b.len() - 1) * step < a.len());
-    // Loops without closures, which would be functions without the processor's instructions.
-    let mut sums = [[S::floats(0.0); L]; N];
-    for n in 0..N {
-        for l in 0..L {
-            sums[n][l] = S::from_array(&out[n][l]);
-        }
-    }
-    for (k, b) in b.iter().enumerate() {
-        let mut factors = [S::floats(0.0); L];
-        for l in 0..L {
-            factors[l] = S::from_array(&b[l]);
-        }
-        for n in 0..N {
-            // SAFETY: the largest index was looked at above.
-            let a = S::floats(unsafe { *a.get_unchecked(n * stride + k * step) });
-            for l in 0..L {
-                sums[n][l] = S::multiply_add(a, factors[l], sums[n][l]);
-            }
-        }
-    }
-    for n in 0..N {
-        for l in 0..L {
-            out[n][l] = S::to_array(sums[n][l]);
-        }
+fn attend_with<S: Simd>(vectors: usize, task: &Task<'_>) -> Option<Partial> {
+    let Attention { key_dim, value_dim, .. } = *task.attention;
+    let whole = key_dim.is_multiple_of(WIDTH) && value_dim.is_multiple_of(WIDTH);
+    match task.rows.len() {
+        1 if whole => few::attend::<S, 1>(task),
+        2 if whole => few::attend::<S, 2>(task),
+        3 if whole => few::attend::<S, 3>(task),
+        4 if whole => few::attend::<S, 4>(task),
+        5 if whole => few::attend::<S, 5>(task),
+        6 if whole => few::attend::<S, 6>(task),
+        7 if whole => few::attend::<S, 7>(task),
+        8 if whole => few::attend::<S, 8>(task),
+        _ if vectors == 1 => many::attend::<S, 1>(task),
+        _ => many::attend::<S, 2>(task),
     }
 }
 
 #[inline(always)]
-fn larger(mut a: Lanes, b: Lanes) -> Lanes {
-    for (a, b) in a.iter_mut().zip(b) {
-        *a = if *a > b { *a } else { b };
+fn combined(mut a: Lanes, b: Lanes, combine: impl Fn(f32, f32) -> f32) -> Lanes {
+    for (a, b) in a.0.iter_mut().zip(b.0) {
+        *a = combine(*a, b);
     }
     a
 }
 
 #[inline(always)]
-fn differences(mut a: Lanes, b: Lanes) -> Lanes {
-    for (a, b) in a.iter_mut().zip(b) {
-        *a -= b;
-    }
-    a
+fn larger(a: Lanes, b: Lanes) -> Lanes {
+    combined(a, b, |a, b| if a > b { a } else { b })
 }
 
 #[inline(always)]
-fn sums(mut a: Lanes, b: Lanes) -> Lanes {
-    for (a, b) in a.iter_mut().zip(b) {
-        *a += b;
-    }
-    a
+fn sums(a: Lanes, b: Lanes) -> Lanes {
+    combined(a, b, |a, b| a + b)
 }
 
 #[inline(always)]
-fn products(mut a: Lanes, b: Lanes) -> Lanes {
-    for (a, b) in a.iter_mut().zip(b) {
-        *a *= b;
-    }
-    a
+fn products(a: Lanes, b: Lanes) -> Lanes {
+    combined(a, b, |a, b| a * b)
+}
+
+/// `exp(a − b)`, none of which is above one.
+#[inline(always)]
+fn exp_differences(a: Lanes, b: Lanes) -> Lanes {
+    Lanes(exp(combined(a, b, |a, b| a - b).0))
+}
+
+/// The numbers of vectors, one after the other.
+fn flat(lanes: &[Lanes]) -> &[f32] {
+    // SAFETY: a vector is sixteen numbers and nothing else.
+    unsafe { std::slice::from_raw_parts(lanes.as_ptr().cast(), lanes.len() * WIDTH) }
+}
+
+fn flat_mut(lanes: &mut [Lanes]) -> &mut [f32] {
+    // SAFETY: as above.
+    unsafe { std::slice::from_raw_parts_mut(lanes.as_mut_ptr().cast(), lanes.len() * WIDTH) }
 }
 
 impl Partial {
@@ -480,8 +378,8 @@ impl Partial {
         let vectors = self.most.len();
         for l in 0..vectors {
             let highest = larger(self.most[l], other.most[l]);
-            let kept = exp(differences(self.most[l], highest));
-            let added = exp(differences(other.most[l], highest));
+            let kept = exp_differences(self.most[l], highest);
+            let added = exp_differences(other.most[l], highest);
             self.most[l] = highest;
             self.sum[l] = sums(products(self.sum[l], kept), products(other.sum[l], added));
             for (mixed, other) in self.mixed.iter_mut().zip(&other.mixed).skip(l).step_by(vectors) {
@@ -491,13 +389,14 @@ impl Partial {
     }
 
     /// Writes one lane's mean, with a sink among what it is the mean of.
-    fn write(&self, lane: usize, vectors: usize, sink: f32, out: &mut [f32]) {
+    fn write(&self, lane: usize, sink: f32, out: &mut [f32]) {
+        let vectors = self.most.len();
         let (l, i) = (lane / WIDTH, lane % WIDTH);
-        let most = self.most[l][i].max(sink);
-        let kept = (self.most[l][i] - most).exp();
-        let share = kept / (self.sum[l][i] * kept + (sink - most).exp());
+        let most = self.most[l].0[i].max(sink);
+        let kept = (self.most[l].0[i] - most).exp();
+        let share = kept / (self.sum[l].0[i] * kept + (sink - most).exp());
         for (out, mixed) in out.iter_mut().zip(self.mixed.iter().skip(l).step_by(vectors)) {
-            *out = mixed[i] * share;
+            *out = mixed.0[i] * share;
         }
     }
 }
