@@ -23,14 +23,7 @@ async fn main() -> Result<()> {
     let context_len = if header.context_len == 0 { context_len } else { context_len.min(header.context_len) };
     let engine = EngineHandle::start(EngineConfig { own_footprint: resident, ..EngineConfig::default() });
     let before = resident().context("/proc/self/status, which only Linux has")?;
-    let spec = LoadSpec {
-        path: path.clone(),
-        context_len,
-        kv_type: KvType::DEFAULT,
-        cache_budget: None,
-        available: None,
-        draft: engine::Draft::None,
-    };
+    let spec = LoadSpec::new(path.clone(), context_len);
     let request = longest_request(&engine, &path, context_len).await?;
     let with_tokenizer = resident().context("the resident size")?;
     let mut stream = engine.chat(spec, request);

@@ -31,14 +31,7 @@ async fn main() -> Result<()> {
     println!("before the tokenizer: {}", memory());
     engine.count_prompt_tokens(&path, &ask("Hi", SamplingParams::default())).await?;
     println!("with the tokenizer: {}", memory());
-    let spec = LoadSpec {
-        path: path.clone(),
-        context_len: 4096,
-        kv_type: KvType::DEFAULT,
-        cache_budget: None,
-        available: None,
-        draft: engine::Draft::None,
-    };
+    let spec = LoadSpec::new(path.clone(), 4096);
     let long = "The tide comes in and the tide goes out, and the gate lets the water pass. ".repeat(repeats);
     for (name, text, max_tokens) in [
         ("cold", "What is 7 times 8?".to_owned(), 16),

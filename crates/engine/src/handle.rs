@@ -77,6 +77,13 @@ pub struct LoadSpec {
     pub available: Option<Bytes>,
 }
 
+impl LoadSpec {
+    /// The model of `path` alone, without limits, its cache as usual.
+    pub const fn new(path: PathBuf, context_len: usize) -> Self {
+        Self { path, context_len, kv_type: KvType::DEFAULT, draft: Draft::None, cache_budget: None, available: None }
+    }
+}
+
 /// The draft of a model: a smaller one of the same vocabulary that guesses what it will write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Draft {
@@ -488,14 +495,7 @@ mod tests {
             Ok(Loaded { model, in_use: loaded.in_use })
         });
         let engine = EngineHandle::start_with(&EngineConfig::default(), loader);
-        let spec = LoadSpec {
-            path: tiny_model(1).write(folder.path(), "m.gguf").unwrap(),
-            context_len: 64,
-            kv_type: KvType::DEFAULT,
-            cache_budget: None,
-            available: None,
-            draft: Draft::None,
-        };
+        let spec = LoadSpec::new(tiny_model(1).write(folder.path(), "m.gguf").unwrap(), 64);
         let request = ChatRequest { messages: vec![Message::new(Role::User, "Hi")], ..ChatRequest::default() };
         let mut failed = Vec::new();
         for mut answer in [(); 2].map(|()| engine.chat(spec.clone(), request.clone())) {
@@ -523,14 +523,7 @@ mod tests {
                 models::load(&file.gguf, &Device::Cpu, on_progress)
             });
             let engine = EngineHandle::start_with(&EngineConfig::default(), loader);
-            let spec = LoadSpec {
-                path: tiny_model(1).write(folder.path(), "m.gguf").unwrap(),
-                context_len: 64,
-                kv_type: KvType::DEFAULT,
-                cache_budget: None,
-                available: None,
-                draft: Draft::None,
-            };
+            let spec = LoadSpec::new(tiny_model(1).write(folder.path(), "m.gguf").unwrap(), 64);
             let request = ChatRequest { messages: vec![Message::new(Role::User, "Hi")], ..ChatRequest::default() };
             let last = engine.chat(spec, request).collect::<Vec<_>>().await.pop().unwrap();
             assert_eq!(last.is_ok(), is_answered, "{last:?}");

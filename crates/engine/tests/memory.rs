@@ -45,14 +45,7 @@ async fn answer(engine: &EngineHandle, tokens: usize) -> Bytes {
         sampling: SamplingParams { temperature: Some(0.0), max_tokens: Some(tokens), ..SamplingParams::default() },
         ..ChatRequest::default()
     };
-    let spec = LoadSpec {
-        path: starter(),
-        context_len: CONTEXT,
-        kv_type: KvType::DEFAULT,
-        cache_budget: None,
-        available: None,
-        draft: engine::Draft::None,
-    };
+    let spec = LoadSpec::new(starter(), CONTEXT);
     let mut stream = engine.chat(spec, request);
     let mut most = Bytes::ZERO;
     while let Some(event) = stream.next().await {

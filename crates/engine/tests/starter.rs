@@ -31,14 +31,7 @@ fn messages(case: &Value) -> Vec<Message> {
 }
 
 fn spec() -> LoadSpec {
-    LoadSpec {
-        path: starter(),
-        context_len: 1024,
-        kv_type: KvType::DEFAULT,
-        cache_budget: None,
-        available: None,
-        draft: engine::Draft::None,
-    }
+    LoadSpec::new(starter(), 1024)
 }
 
 fn greedy(messages: Vec<Message>, max_tokens: usize) -> ChatRequest {

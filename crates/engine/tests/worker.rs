@@ -15,14 +15,7 @@ use testkit::gguf::tiny_model;
 
 fn spec(folder: &Path, seed: u64) -> LoadSpec {
     let path = tiny_model(seed).write(folder, &format!("tiny-{seed}.gguf")).unwrap();
-    LoadSpec {
-        path,
-        context_len: 512,
-        kv_type: KvType::DEFAULT,
-        cache_budget: None,
-        available: None,
-        draft: engine::Draft::None,
-    }
+    LoadSpec::new(path, 512)
 }
 
 fn request(text: &str, sampling: SamplingParams) -> ChatRequest {
@@ -214,14 +207,7 @@ async fn an_answer_ends_where_the_context_does() {
 async fn a_missing_or_broken_file_is_an_error_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let engine = EngineHandle::start(EngineConfig::default());
-    let missing = LoadSpec {
-        path: PathBuf::from("/nowhere/model.gguf"),
-        context_len: 64,
-        kv_type: KvType::DEFAULT,
-        cache_budget: None,
-        available: None,
-        draft: engine::Draft::None,
-    };
+    let missing = LoadSpec::new(PathBuf::from("/nowhere/model.gguf"), 64);
     let error = read(engine.chat(missing, request("Hi", sampled(1, 3)))).await.unwrap_err();
     assert!(matches!(error, GenerateError::Load(LoadError::Read { .. })), "{error}");
     let whole = spec(folder.path(), 1);

@@ -8,7 +8,7 @@ use chat::{
     ChatEvent, ChatRequest, Finish, FinishReason, Message, OutputConstraint, Redacted, Role, SamplingParams, Tool,
     ToolCall, Written,
 };
-use engine::{EngineConfig, EngineHandle, GenerateError, KvType, LoadSpec};
+use engine::{EngineConfig, EngineHandle, GenerateError, LoadSpec};
 use futures::StreamExt;
 use testkit::gguf::{tiny_model, tiny_model_with};
 
@@ -88,14 +88,7 @@ async fn answer(
 fn spec(folder: &Path) -> LoadSpec {
     let path =
         tiny_model_with(1, TEMPLATE, &["<think>", "</think>", "<tool_call>"]).write(folder, "tiny.gguf").unwrap();
-    LoadSpec {
-        path,
-        context_len: 512,
-        kv_type: KvType::DEFAULT,
-        cache_budget: None,
-        available: None,
-        draft: engine::Draft::None,
-    }
+    LoadSpec::new(path, 512)
 }
 
 fn ask(sampling: SamplingParams, tools: &[&str]) -> ChatRequest {

@@ -212,12 +212,9 @@ impl App {
     ) -> Result<(String, BoxStream<'static, Result<CompletionEvent, AppError>>), AppError> {
         let entry = self.model_for(None).ok_or_else(|| AppError::new(ErrorCode::NoModel, "There is no model."))?;
         let spec = LoadSpec {
-            path: entry.path.clone(),
-            context_len: self.settings().context_len,
             kv_type: self.settings().kv_type(),
-            cache_budget: None,
-            available: None,
             draft: self.draft_for(&entry),
+            ..LoadSpec::new(entry.path.clone(), self.settings().context_len)
         };
         let events = self.inner.engine.chat(spec, request);
         let events = events.map(|event| event.map(CompletionEvent::Chat).map_err(crate::answer::generate_error));

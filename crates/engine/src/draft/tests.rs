@@ -73,7 +73,7 @@ fn engine(flaw: Flaw) -> (EngineHandle, Arc<AtomicUsize>) {
 }
 
 fn spec(path: PathBuf, draft: Draft) -> LoadSpec {
-    LoadSpec { path, context_len: 512, kv_type: KvType::DEFAULT, cache_budget: None, available: None, draft }
+    LoadSpec { draft, ..LoadSpec::new(path, 512) }
 }
 
 fn request(text: &str, sampling: SamplingParams) -> ChatRequest {
