@@ -1,6 +1,6 @@
 //! A large model with a mixture of experts, to measure speed with: its weights are random.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::gguf::{GgufBuilder, Random, SPECIAL, TINY_TEMPLATE, tiny_words};
 
@@ -19,12 +19,12 @@ const WORDS: [&str; 32] = [
     "market", "window", "island", "forest", "silver", "horse", "ship",
 ];
 
-/// Writes `moe-q4_k.gguf` to `folder`, about 1 GB: four layers of the shape of `OLMoE` 1B-7B, 8 of 64 experts for each
-/// token, as architecture `qwen3moe`, which llama.cpp reads too. Matrices are `Q4_K`, routers and norms f32. Gives its path.
+/// Writes `path`, a file of about 1 GB: four layers of the shape of `OLMoE` 1B-7B, 8 of 64 experts for each
+/// token, as architecture `qwen3moe`, which llama.cpp reads too. Matrices are `Q4_K`, routers and norms f32.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn write_moe_model(folder: &Path) -> std::io::Result<PathBuf> {
+pub fn write_moe_model(path: &Path) -> std::io::Result<()> {
     let mut words = tiny_words(&[]);
     let mut merges = Vec::new();
     for word in WORDS {
@@ -91,7 +91,7 @@ pub fn write_moe_model(folder: &Path) -> std::io::Result<PathBuf> {
         let router = random.values(EXPERTS * HIDDEN);
         file = file.tensor(&format!("{}.weight", name("ffn_gate_inp")), &[EXPERTS, HIDDEN], &router);
     }
-    file.write(folder, "moe-q4_k.gguf")
+    std::fs::write(path, file.build())
 }
 
 /// Adds a matrix of random codes, whose mean is about zero and whose spread is about 0.02.

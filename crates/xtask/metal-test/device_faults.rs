@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_metal_kernels::metal::{fail, opened};
 use chat::{ChatEvent, ChatRequest, Message, Role, SamplingParams};
-use engine::{DeviceFault, EngineConfig, EngineHandle, GenerateError, KvType, LoadSpec};
+use engine::{DeviceFault, EngineConfig, EngineHandle, GenerateError, LoadSpec};
 use futures::StreamExt;
 use testkit::gguf::tiny_model;
 
@@ -14,7 +14,7 @@ const OUT_OF_MEMORY: &str = "Insufficient Memory (00000008:kIOGPUCommandBufferCa
 
 async fn answer(engine: &EngineHandle, folder: &Path) -> Result<String, GenerateError> {
     let path = tiny_model(1).write(folder, "m.gguf").unwrap();
-    let spec = LoadSpec { path, context_len: 256, kv_type: KvType::DEFAULT, cache_budget: None, available: None, draft: engine::Draft::None };
+    let spec = LoadSpec::new(path, 256);
     let sampling =
         SamplingParams { temperature: Some(1.5), seed: Some(1), max_tokens: Some(12), ..SamplingParams::default() };
     let messages = vec![Message::new(Role::User, "Hi")];

@@ -212,7 +212,7 @@ fn whole_workspace(task: &str) -> Command {
     command
 }
 
-fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     Command::new("cargo")
 }
 

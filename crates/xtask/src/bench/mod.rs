@@ -6,7 +6,6 @@
 mod counts;
 mod document;
 mod figures;
-mod moe;
 mod peer;
 mod process;
 mod server;

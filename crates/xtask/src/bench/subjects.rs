@@ -5,10 +5,10 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::moe;
 use super::peer::Peer;
 use super::process::said_by;
 use super::turn::Part;
+use crate::check::cargo;
 use crate::setup;
 use crate::steps::Steps;
 use crate::workspace::Workspace;
@@ -85,10 +85,10 @@ impl Known {
                 let unpacked = unpacked(workspace, peer, &mut steps)?;
                 made(workspace, &mut steps, &title, |new| quantize(peer, &unpacked, new, base, matrices))?
             }
-            Origin::Mixture => {
-                let small = setup::model(workspace, &mut steps, SMALL)?;
-                made(workspace, &mut steps, &title, |new| moe::write(new, &small))?
-            }
+            Origin::Mixture => made(workspace, &mut steps, &title, |new| {
+                let example = ["run", "--release", "--package", "testkit", "--example", "moe_model", "--"];
+                said_by(cargo().args(example).arg(new)).map(|_| ())
+            })?,
         };
         Ok(Subject { name: title, file, parts: self.parts.to_vec() })
     }
