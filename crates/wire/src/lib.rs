@@ -7,5 +7,7 @@
 
 #![warn(missing_docs)]
 
+mod json;
 pub mod openai;
+mod request_error;
 pub mod sse;

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::DecodeError;
 use super::error::{ErrorBody, error_in, error_json};
-use super::json::{count, member};
 use super::tools::{ToolCallPart, encode_tool_call, parts_of};
+use crate::json::{count, member};
 use crate::sse;
 
 /// What every chunk of one answer repeats.

@@ -1,8 +1,9 @@
 use chat::{ChatRequest, Message, ReasoningEffort, Redacted, Role, SamplingParams, Written};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::json::{integer, kind, member};
 use super::tools::{decode_tool_calls, decode_tools, encode_tool, encode_tool_call};
+use crate::json::{Object, body_object, flag, integer, member, number, string, whole, wrong_type};
+use crate::request_error::RequestError;
 
 /// One call of `/v1/chat/completions`, decoded.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -15,25 +16,6 @@ pub struct ChatCall {
     pub include_usage: bool,
 }
 
-/// A request that can't be served as it stands. The message is a sentence for whoever wrote the program; it names
-/// places and types and never repeats a message's text.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct RequestError {
-    /// What is wrong.
-    pub message: String,
-    /// Which member is wrong, as a path: `messages[2].content[0].type`.
-    pub param: Option<String>,
-}
-
-impl RequestError {
-    pub(super) fn at(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { message: message.into(), param: Some(param.into()) }
-    }
-}
-
-type Object = Map<String, Value>;
-
 /// vLLM's name for it.
 const TELLS_TOKENS: &str = "return_token_ids";
 /// What another Tidegate wrote of the answer; no other server knows this member.
@@ -42,13 +24,7 @@ const WRITTEN: &str = "tidegate_written";
 /// Reads the body of a call. Unknown members are ignored; members that would change the answer and can't be served
 /// (`n` above 1, images, a forced call, a response format) are errors.
 pub fn decode_request(body: &[u8]) -> Result<ChatCall, RequestError> {
-    let value: Value = serde_json::from_slice(body).map_err(|error| RequestError {
-        message: format!("the body is not JSON: line {}, column {}", error.line(), error.column()),
-        param: None,
-    })?;
-    let Value::Object(object) = value else {
-        return Err(RequestError { message: format!("the body is {}, not an object", kind(&value)), param: None });
-    };
+    let object = body_object(body)?;
     refuse_unsupported(&object)?;
     let model = member(&object, "model").map(|value| string(value, "model")).transpose()?;
     let stream = flag(&object, "stream", "stream")?;
@@ -330,37 +306,6 @@ fn stop(object: &Object) -> Result<Vec<String>, RequestError> {
         Some(other) => return Err(wrong_type("stop", "a string or an array of strings", other)),
     };
     Ok(stops.into_iter().filter(|text| !text.is_empty()).collect())
-}
-
-fn number(object: &Object, name: &str, least: f64, most: f64) -> Result<Option<f32>, RequestError> {
-    let Some(value) = member(object, name) else { return Ok(None) };
-    let n = value.as_f64().ok_or_else(|| wrong_type(name, "a number", value))?;
-    if (least..=most).contains(&n) {
-        Ok(Some(n as f32))
-    } else {
-        Err(RequestError::at(name, format!("`{name}` must be between {least} and {most}")))
-    }
-}
-
-fn whole(object: &Object, name: &str) -> Result<Option<i128>, RequestError> {
-    let Some(value) = member(object, name) else { return Ok(None) };
-    integer(value).map(Some).ok_or_else(|| wrong_type(name, "a whole number", value))
-}
-
-fn flag(object: &Object, name: &str, at: &str) -> Result<bool, RequestError> {
-    match member(object, name) {
-        None => Ok(false),
-        Some(Value::Bool(value)) => Ok(*value),
-        Some(other) => Err(wrong_type(at, "a boolean", other)),
-    }
-}
-
-pub(super) fn string(value: &Value, at: &str) -> Result<String, RequestError> {
-    value.as_str().map(str::to_owned).ok_or_else(|| wrong_type(at, "a string", value))
-}
-
-pub(super) fn wrong_type(at: &str, wanted: &str, found: &Value) -> RequestError {
-    RequestError::at(at, format!("`{at}` must be {wanted}, not {}", kind(found)))
 }
 
 #[cfg(test)]
