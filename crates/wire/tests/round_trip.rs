@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chat::{
     ChatEvent, ChatRequest, Finish, FinishReason, Message, Progress, ReasoningEffort, Redacted, Role, SamplingParams,
-    Timings, Tool, ToolCall, Usage,
+    ScoredToken, Timings, TokenLogprob, Tool, ToolCall, Usage,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -14,8 +14,8 @@ use proptest::prelude::*;
 use serde_json::Value;
 use wire::anthropic;
 use wire::openai::{
-    ChatCall, ChunkEncoder, ErrorBody, Piece, ReplyHead, ToolCallPart, decode_chunk, decode_error, decode_models,
-    decode_request, decode_response, encode_request, encode_response,
+    ChatCall, ChunkEncoder, ErrorBody, Piece, ReplyHead, ToolCallPart, WholeAnswer, decode_chunk, decode_error,
+    decode_models, decode_request, decode_response, encode_request, encode_response,
 };
 use wire::sse::{DONE, SseDecoder};
 
@@ -89,13 +89,22 @@ fn an_error_in_the_middle_is_told_and_no_end_mark_follows() {
 
 #[test]
 fn a_whole_response_comes_back() {
-    let piece = decode_response(&encode_response(&head(), "text", "thoughts", &[], &finish())).unwrap();
+    let drawn = ScoredToken { bytes: b"text".to_vec(), logprob: -0.5 };
+    let logprobs = vec![TokenLogprob { drawn, top: Vec::new() }];
+    let answer = WholeAnswer {
+        text: "text".into(),
+        thinking: "thoughts".into(),
+        logprobs: logprobs.clone(),
+        ..WholeAnswer::default()
+    };
+    let piece = decode_response(&encode_response(&head(), &answer, &finish())).unwrap();
     let expected = Piece {
         text: Some("text".into()),
         thinking: Some("thoughts".into()),
         tool_calls: Vec::new(),
         tokens: Vec::new(),
         token_offset: None,
+        logprobs,
         finish: Some(FinishReason::Length),
         usage: finish().usage,
         timings: Some(finish().timings),
@@ -120,7 +129,9 @@ fn calls_come_back_streamed_and_whole() {
     let data = data_of(&stream);
     assert_eq!(decode_chunk(&data[0]).unwrap().tool_calls, std::slice::from_ref(&part));
     assert!(data[1].contains(r#""finish_reason":"tool_calls""#), "{}", data[1]);
-    let whole = decode_response(&encode_response(&head(), "", "", &[call], &stop)).unwrap();
+    let whole =
+        decode_response(&encode_response(&head(), &WholeAnswer { calls: vec![call], ..WholeAnswer::default() }, &stop))
+            .unwrap();
     assert_eq!((whole.tool_calls, whole.finish), (vec![part], Some(FinishReason::Stop)));
 }
 

@@ -6,6 +6,7 @@
 
 mod completion;
 mod error;
+mod logprobs;
 mod models;
 mod reply;
 mod request;
@@ -14,7 +15,7 @@ mod tools;
 pub use completion::{CompletionCall, encode_completion};
 pub use error::{ErrorBody, decode_error, encode_error};
 pub use models::{ModelEntry, decode_models, encode_models};
-pub use reply::{ChunkEncoder, Piece, ReplyHead, decode_chunk, decode_response, encode_response};
+pub use reply::{ChunkEncoder, Piece, ReplyHead, WholeAnswer, decode_chunk, decode_response, encode_response};
 pub use request::{ChatCall, decode_request, encode_request};
 pub use tools::ToolCallPart;
 
