@@ -12,3 +12,4 @@ mod json;
 pub mod openai;
 mod request_error;
 pub mod sse;
+mod whole_answer;

@@ -17,3 +17,4 @@ pub use request::{MessagesCall, decode_count, decode_request};
 pub use stream::EventEncoder;
 
 pub use crate::request_error::RequestError;
+pub use crate::whole_answer::WholeAnswer;

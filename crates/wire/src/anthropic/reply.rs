@@ -1,7 +1,8 @@
-use chat::{Finish, FinishReason, ToolCall, Usage};
+use chat::{Finish, FinishReason, Usage};
 use serde_json::{Value, json};
 
 use super::tools::{input_of, tool_use};
+use crate::whole_answer::WholeAnswer;
 
 /// What names an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +14,9 @@ pub struct MessageHead {
 }
 
 /// The body of an answer that was not wanted as a stream: its thinking, its text and its calls, each where there is any.
-pub fn encode_response(head: &MessageHead, text: &str, thinking: &str, calls: &[ToolCall], finish: &Finish) -> Vec<u8> {
+/// The dialect has no place for probabilities.
+pub fn encode_response(head: &MessageHead, answer: &WholeAnswer, finish: &Finish) -> Vec<u8> {
+    let WholeAnswer { text, thinking, calls, logprobs: _ } = answer;
     let mut content = Vec::new();
     if !thinking.is_empty() {
         content.push(json!({ "type": "thinking", "thinking": thinking, "signature": SIGNATURE }));
@@ -77,7 +80,7 @@ pub(super) fn usage_json(usage: Option<Usage>) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use chat::{Redacted, Timings};
+    use chat::{Redacted, Timings, ToolCall};
 
     use super::*;
 
@@ -87,7 +90,9 @@ mod tests {
         let usage = Usage { prompt_tokens: 12, cached_tokens: 3, completion_tokens: 4 };
         let finish = Finish { reason: FinishReason::Stop, usage: Some(usage), timings: Timings::default() };
         let call = ToolCall { id: "1".into(), name: "ls".into(), arguments: Redacted(r#"{"p": "/"}"#.into()) };
-        let body = encode_response(&head, "so", "hm", &[call], &finish);
+        let answer =
+            WholeAnswer { text: "so".into(), thinking: "hm".into(), calls: vec![call], ..WholeAnswer::default() };
+        let body = encode_response(&head, &answer, &finish);
         let expected = concat!(
             r#"{"id":"msg_1","type":"message","role":"assistant","model":"m","content":["#,
             r#"{"type":"thinking","thinking":"hm","signature":""},{"type":"text","text":"so"},"#,
@@ -101,7 +106,7 @@ mod tests {
             (FinishReason::Length, json!("max_tokens")),
             (FinishReason::Cancelled, json!(null)),
         ] {
-            let body = encode_response(&head, "", "", &[], &Finish { reason, usage: None, ..finish });
+            let body = encode_response(&head, &WholeAnswer::default(), &Finish { reason, usage: None, ..finish });
             let body: Value = serde_json::from_slice(&body).unwrap();
             assert_eq!((&body["stop_reason"], &body["content"]), (&word, &json!([])));
             assert_eq!(body["usage"]["input_tokens"], 0);

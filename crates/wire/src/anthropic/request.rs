@@ -1,4 +1,4 @@
-use chat::{ChatRequest, Message, ReasoningEffort, Role, SamplingParams};
+use chat::{ChatRequest, Message, OutputConstraint, ReasoningEffort, Role, SamplingParams};
 use serde_json::{Value, json};
 
 use super::block::{decode_texts, decode_turn};
@@ -21,7 +21,7 @@ const BILLING: &str = "x-anthropic-billing-header:";
 
 /// Reads the body of a call of `/v1/messages`. Unknown members are ignored, and so are those that say how Anthropic
 /// serves: `metadata`, `cache_control`, `service_tier`, signatures of thinking. Members that would change the answer and
-/// can't be served (images, documents, Anthropic's own tools, a forced call, an output format) are errors.
+/// can't be served (images, documents, Anthropic's own tools, a forced call) are errors.
 pub fn decode_request(body: &[u8]) -> Result<MessagesCall, RequestError> {
     let object = body_object(body)?;
     let stream = flag(&object, "stream", "stream")?;
@@ -36,10 +36,6 @@ pub fn decode_count(body: &[u8]) -> Result<ChatRequest, RequestError> {
 }
 
 fn decode_prompt(object: &Object) -> Result<ChatRequest, RequestError> {
-    let format = member(object, "output_config").and_then(Value::as_object).and_then(|config| member(config, "format"));
-    if format.is_some() {
-        return Err(RequestError::at("output_config.format", "a format of the output is not supported"));
-    }
     if member(object, "mcp_servers").is_some_and(|servers| *servers != json!([])) {
         return Err(RequestError::at("mcp_servers", "tools that a server calls are not supported"));
     }
@@ -119,8 +115,24 @@ fn decode_sampling(object: &Object) -> Result<SamplingParams, RequestError> {
         top_p: number(object, "top_p", 0.0, 1.0)?,
         max_tokens: Some(usize::try_from(most).ok().filter(|most| *most > 0).ok_or_else(wrong)?),
         stop: stop(object)?,
+        constraint: decode_format(object)?,
         ..SamplingParams::default()
     })
+}
+
+fn decode_format(object: &Object) -> Result<Option<OutputConstraint>, RequestError> {
+    let config = member(object, "output_config").and_then(Value::as_object);
+    let Some(format) = config.and_then(|config| member(config, "format")) else { return Ok(None) };
+    if format.get("type").and_then(Value::as_str) != Some("json_schema") {
+        let at = "output_config.format.type";
+        return Err(RequestError::at(at, format!("`{at}` must be json_schema")));
+    }
+    let at = "output_config.format.schema";
+    match format.get("schema") {
+        Some(schema @ Value::Object(_)) => Ok(Some(OutputConstraint::JsonSchema(schema.to_string()))),
+        Some(other) => Err(wrong_type(at, "an object", other)),
+        None => Err(RequestError::at(at, format!("`{at}` is missing"))),
+    }
 }
 
 fn stop(object: &Object) -> Result<Vec<String>, RequestError> {
@@ -185,6 +197,7 @@ mod tests {
             "tool_choice": { "type": "auto", "disable_parallel_tool_use": false },
             "temperature": 0.2, "top_k": 20, "top_p": 0.9, "stop_sequences": ["END", ""],
             "thinking": { "type": "enabled", "budget_tokens": 1024 },
+            "output_config": { "format": { "type": "json_schema", "schema": { "type": "object" } } },
         });
         let expected = ChatRequest {
             model: Some("qwen".into()),
@@ -200,6 +213,7 @@ mod tests {
                 top_p: Some(0.9),
                 max_tokens: Some(16),
                 stop: vec!["END".into()],
+                constraint: Some(OutputConstraint::JsonSchema(r#"{"type":"object"}"#.into())),
                 ..SamplingParams::default()
             },
             ..ChatRequest::default()
@@ -306,8 +320,9 @@ mod tests {
         refused(&user(json!({ "tools": [{ "name": "f" }] })), "tools[0].input_schema");
         refused(&user(json!({ "tools": [{ "input_schema": {} }] })), "tools[0].name");
         refused(&user(json!({ "mcp_servers": [{ "url": "x" }] })), "mcp_servers");
-        let format = json!({ "format": { "type": "json_schema", "schema": {} } });
-        refused(&user(json!({ "output_config": format })), "output_config.format");
+        let format = |format| user(json!({ "output_config": { "format": format } }));
+        refused(&format(json!({ "type": "json_object" })), "output_config.format.type");
+        refused(&format(json!({ "type": "json_schema" })), "output_config.format.schema");
         for most in [json!(0), json!(-1), json!(1.5), json!("9"), json!(null)] {
             refused(&user(json!({ "max_tokens": most })), "max_tokens");
         }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use chat::{ChatEvent, Finish, FinishReason, Progress, Timings, TokenLogprob, ToolCall, Usage};
+use chat::{ChatEvent, Finish, FinishReason, Progress, Timings, TokenLogprob, Usage};
 use serde_json::{Map, Value, json};
 
 use super::DecodeError;
@@ -9,6 +9,7 @@ use super::logprobs::{decode_logprobs, encode_logprobs};
 use super::tools::{ToolCallPart, encode_tool_call, parts_of};
 use crate::json::{count, member};
 use crate::sse;
+use crate::whole_answer::WholeAnswer;
 
 /// What every chunk of one answer repeats.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,19 +127,6 @@ impl ChunkEncoder {
     fn head_json(&self, object: &str) -> Value {
         head_json(&self.head, object)
     }
-}
-
-/// A whole answer.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct WholeAnswer {
-    /// Its text.
-    pub text: String,
-    /// What the model thought.
-    pub thinking: String,
-    /// The calls that it asks for.
-    pub calls: Vec<ToolCall>,
-    /// Of its tokens, where the request asks for them.
-    pub logprobs: Vec<TokenLogprob>,
 }
 
 /// The body of an answer that was not wanted as a stream.
