@@ -141,6 +141,57 @@ async fn probabilities_are_told_streamed_and_whole() {
 }
 
 #[tokio::test]
+async fn anthropic_clients_get_the_same_answer_streamed_and_whole() {
+    const MESSAGES: &str =
+        "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nx-api-key: key\r\nContent-Type: application/json";
+    const COUNT: &str = "POST /v1/messages/count_tokens HTTP/1.1\r\nHost: localhost\r\nx-api-key: key\r\nContent-Type: application/json";
+    let (fixture, _folder) = fixture().await;
+    let address = serve(&fixture.app, Some("key")).await;
+    let body = |stream: bool| {
+        format!(
+            r#"{{"model":"tiny","system":"Be brief.","messages":[{{"role":"user","content":[{{"type":"text","text":"hello"}}]}}],
+                "temperature":0,"max_tokens":8,"stream":{stream}}}"#
+        )
+    };
+    let (status, whole) = http(address, MESSAGES, &body(false)).await;
+    assert_eq!(status, 200, "{whole}");
+    assert!(whole.to_lowercase().contains("x-tidegate-route: here"), "{whole}");
+    let whole = json(&whole);
+    assert_eq!((&whole["type"], &whole["role"]), (&"message".into(), &"assistant".into()));
+    let text = whole["content"][0]["text"].as_str().unwrap();
+
+    let (status, streamed) = http(address, MESSAGES, &body(true)).await;
+    assert_eq!(status, 200);
+    let events: Vec<serde_json::Value> =
+        streamed.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok()).collect();
+    let kinds = ["message_start", "message_delta", "message_stop"];
+    assert!(kinds.iter().all(|kind| events.iter().any(|event| event["type"] == *kind)), "{streamed}");
+    let pieces: String = events.iter().filter_map(|event| event["delta"]["text"].as_str()).collect();
+    assert_eq!(pieces, text);
+
+    let counted = json(&http(address, COUNT, &body(false)).await.1);
+    let usage = &whole["usage"];
+    let read = usage["input_tokens"].as_u64().unwrap() + usage["cache_read_input_tokens"].as_u64().unwrap_or(0);
+    assert_eq!(counted["input_tokens"], read);
+
+    for (head, body, status, kind) in [
+        (MESSAGES, "{", 400, "invalid_request_error"),
+        (
+            MESSAGES,
+            r#"{"model":"gpt-9","max_tokens":3,"messages":[{"role":"user","content":"x"}]}"#,
+            404,
+            "not_found_error",
+        ),
+        ("POST /v1/messages HTTP/1.1\r\nHost: localhost", "{}", 401, "authentication_error"),
+        (COUNT, r#"{"model":"gpt-9","messages":[{"role":"user","content":"x"}]}"#, 404, "not_found_error"),
+    ] {
+        let (given, reply) = http(address, head, body).await;
+        assert_eq!(given, status, "{reply}");
+        assert_eq!((&json(&reply)["type"], &json(&reply)["error"]["type"]), (&"error".into(), &kind.into()), "{reply}");
+    }
+}
+
+#[tokio::test]
 async fn errors_have_the_right_status_and_say_what_is_wrong() {
     let (fixture, _folder) = fixture().await;
     let open = serve(&fixture.app, None).await;

@@ -78,6 +78,17 @@ impl Stream for CompletionEvents {
 }
 
 impl App {
+    /// Tokens of the rendered prompt, as the local model that the request names has them.
+    ///
+    /// # Errors
+    /// When no such model is here, or the prompt can't be rendered.
+    pub async fn count_prompt_tokens(&self, request: &ChatRequest) -> Result<usize, AppError> {
+        let Some(entry) = self.model_for(request.model.as_deref()) else {
+            return Err(AppError::new(ErrorCode::NoModel, "Tokens are counted with a local model, and it isn't here."));
+        };
+        self.inner.engine.count_prompt_tokens(&entry.path, request).await.map_err(answer::generate_error)
+    }
+
     /// Answers a request that belongs to no conversation. Returns when the answer has begun, so that an error can
     /// still be told as one.
     ///

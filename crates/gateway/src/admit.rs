@@ -4,14 +4,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderName};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use chat::Redacted;
 
-use crate::Gateway;
+use crate::anthropic::AnthropicFailure;
 use crate::failure::Failure;
+use crate::{Gateway, MESSAGES};
+
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// The rules for one listener.
 pub(crate) struct Admission {
@@ -49,8 +52,10 @@ impl Admission {
 }
 
 fn sends_key(headers: &HeaderMap, key: &Redacted<String>) -> bool {
-    let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let given = given.strip_prefix("Bearer ").unwrap_or_default().as_bytes();
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    // Anthropic's clients have a header of their own.
+    let given = text(AUTHORIZATION).and_then(|given| given.strip_prefix("Bearer ")).or_else(|| text(API_KEY));
+    let given = given.unwrap_or_default().as_bytes();
     let key = key.expose().as_bytes();
     // Takes as long for a wrong key as for the right one of that length.
     given.len() == key.len() && given.iter().zip(key).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
@@ -65,8 +70,10 @@ fn is_local_name(authority: &str) -> bool {
 }
 
 pub(crate) async fn admit(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
-    match gateway.admission.check(request.headers(), request.uri().path() == "/health") {
+    let path = request.uri().path();
+    match gateway.admission.check(request.headers(), path == "/health") {
         Ok(()) => next.run(request).await,
+        Err(failure) if path.starts_with(MESSAGES) => AnthropicFailure(failure).into_response(),
         Err(failure) => failure.into_response(),
     }
 }
@@ -106,5 +113,7 @@ mod tests {
         check(Some("abc"), &[("host", "localhost"), ("authorization", "Bearer abd")], 401);
         check(Some("abc"), &[("host", "localhost"), ("authorization", "abc")], 401);
         check(Some("abc"), &[("host", "localhost"), ("authorization", "Bearer abc")], 200);
+        check(Some("abc"), &[("host", "localhost"), ("x-api-key", "abc")], 200);
+        check(Some("abc"), &[("host", "localhost"), ("x-api-key", "abd")], 401);
     }
 }

@@ -1,4 +1,5 @@
 use app::{AppError, ErrorCode};
+use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -7,7 +8,7 @@ use wire::openai::{ErrorBody, RequestError, encode_error};
 /// The one place where errors become HTTP.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    status: StatusCode,
+    pub(crate) status: StatusCode,
     pub(crate) body: ErrorBody,
 }
 
@@ -36,18 +37,21 @@ impl Failure {
     }
 
     pub(crate) fn unauthorized() -> Self {
-        let message = "The key is missing or wrong: send it as `Authorization: Bearer KEY`.";
+        let message = "The key is missing or wrong: send it as `Authorization: Bearer KEY`, or as `x-api-key`.";
         Self::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_api_key", message)
     }
+}
 
-    pub(crate) fn unreadable(message: String) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", "bad_request", message)
+impl From<BytesRejection> for Failure {
+    /// The body didn't come whole, or is too large.
+    fn from(rejection: BytesRejection) -> Self {
+        Self::new(rejection.status(), "invalid_request_error", "bad_request", rejection.body_text())
     }
 }
 
 impl From<RequestError> for Failure {
     fn from(error: RequestError) -> Self {
-        let mut failure = Self::unreadable(error.message);
+        let mut failure = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", "bad_request", error.message);
         failure.body.param = error.param;
         failure
     }

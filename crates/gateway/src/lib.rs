@@ -1,13 +1,16 @@
 //! The HTTP gateway: programs and agents get the same models, routing and explanations as the window.
 //!
 //! It parses, calls `app` and encodes. It decides nothing about models or nodes, and it keeps no state of its own but
-//! who may come in. Start at [`serve`]; `openai.rs` has the calls.
+//! who may come in. Start at [`serve`]; `openai.rs` and `anthropic.rs` have
+//! the calls.
 
 #![warn(missing_docs)]
 
 mod admit;
+mod anthropic;
 mod failure;
 mod openai;
+mod reply;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -28,6 +31,9 @@ use crate::failure::Failure;
 
 /// The largest request that is read. A conversation of a million tokens is about 4 MB of text.
 const MAX_REQUEST_BYTES: usize = 16 << 20;
+
+/// Where Anthropic's dialect is spoken.
+pub(crate) const MESSAGES: &str = "/v1/messages";
 
 pub(crate) struct Gateway {
     app: App,
@@ -58,6 +64,8 @@ pub fn router(app: App, key: Option<Redacted<String>>, address: SocketAddr) -> R
     let gateway = Arc::new(Gateway { app, admission: Admission::new(key, address) });
     Router::new()
         .route("/v1/chat/completions", post(openai::chat_completions))
+        .route(MESSAGES, post(anthropic::messages))
+        .route(&format!("{MESSAGES}/count_tokens"), post(anthropic::count_tokens))
         .route("/v1/models", get(openai::models))
         .route("/health", get(health))
         .fallback(|| async { Failure::not_found("There is nothing at this path.") })
