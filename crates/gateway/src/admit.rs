@@ -87,7 +87,7 @@ mod tests {
             Admission::new(key.map(|key| Redacted(key.to_owned())), SocketAddr::from(([127, 0, 0, 1], 11500)));
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            map.insert(axum::http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            map.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
         }
         let status =
             admission.check(&map, false).map_or_else(|failure| failure.into_response().status().as_u16(), |()| 200);
