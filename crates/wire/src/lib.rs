@@ -7,5 +7,6 @@
 
 #![warn(missing_docs)]
 
+pub mod ollama;
 pub mod openai;
 pub mod sse;

@@ -1,12 +1,12 @@
 use serde_json::{Map, Value};
 
 /// The member of that name, where it is there and not null.
-pub(super) fn member<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+pub(crate) fn member<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     object.get(name).filter(|value| !value.is_null())
 }
 
 /// A whole number, also where a program wrote it as `16.0`.
-pub(super) fn integer(value: &Value) -> Option<i128> {
+pub(crate) fn integer(value: &Value) -> Option<i128> {
     if let Some(n) = value.as_i64() {
         return Some(n.into());
     }
@@ -18,12 +18,12 @@ pub(super) fn integer(value: &Value) -> Option<i128> {
 }
 
 /// A count that fits in memory.
-pub(super) fn count(value: Option<&Value>) -> Option<usize> {
+pub(crate) fn count(value: Option<&Value>) -> Option<usize> {
     integer(value?).and_then(|n| usize::try_from(n).ok())
 }
 
 /// What kind of thing a value is, for errors that must not repeat the value.
-pub(super) fn kind(value: &Value) -> &'static str {
+pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

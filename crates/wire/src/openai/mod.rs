@@ -6,11 +6,11 @@
 
 mod completion;
 mod error;
-mod json;
+pub(crate) mod json;
 mod models;
 mod reply;
-mod request;
-mod tools;
+pub(crate) mod request;
+pub(crate) mod tools;
 
 pub use completion::{CompletionCall, encode_completion};
 pub use error::{ErrorBody, decode_error, encode_error};

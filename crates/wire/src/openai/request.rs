@@ -27,7 +27,7 @@ pub struct RequestError {
 }
 
 impl RequestError {
-    pub(super) fn at(param: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn at(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self { message: message.into(), param: Some(param.into()) }
     }
 }
@@ -319,7 +319,7 @@ fn sampling(object: &Object) -> Result<SamplingParams, RequestError> {
     })
 }
 
-fn stop(object: &Object) -> Result<Vec<String>, RequestError> {
+pub(crate) fn stop(object: &Object) -> Result<Vec<String>, RequestError> {
     let stops = match member(object, "stop") {
         None => Vec::new(),
         Some(Value::String(text)) => vec![text.clone()],
@@ -332,7 +332,7 @@ fn stop(object: &Object) -> Result<Vec<String>, RequestError> {
     Ok(stops.into_iter().filter(|text| !text.is_empty()).collect())
 }
 
-fn number(object: &Object, name: &str, least: f64, most: f64) -> Result<Option<f32>, RequestError> {
+pub(crate) fn number(object: &Object, name: &str, least: f64, most: f64) -> Result<Option<f32>, RequestError> {
     let Some(value) = member(object, name) else { return Ok(None) };
     let n = value.as_f64().ok_or_else(|| wrong_type(name, "a number", value))?;
     if (least..=most).contains(&n) {
@@ -342,7 +342,7 @@ fn number(object: &Object, name: &str, least: f64, most: f64) -> Result<Option<f
     }
 }
 
-fn whole(object: &Object, name: &str) -> Result<Option<i128>, RequestError> {
+pub(crate) fn whole(object: &Object, name: &str) -> Result<Option<i128>, RequestError> {
     let Some(value) = member(object, name) else { return Ok(None) };
     integer(value).map(Some).ok_or_else(|| wrong_type(name, "a whole number", value))
 }
@@ -355,11 +355,11 @@ fn flag(object: &Object, name: &str, at: &str) -> Result<bool, RequestError> {
     }
 }
 
-pub(super) fn string(value: &Value, at: &str) -> Result<String, RequestError> {
+pub(crate) fn string(value: &Value, at: &str) -> Result<String, RequestError> {
     value.as_str().map(str::to_owned).ok_or_else(|| wrong_type(at, "a string", value))
 }
 
-pub(super) fn wrong_type(at: &str, wanted: &str, found: &Value) -> RequestError {
+pub(crate) fn wrong_type(at: &str, wanted: &str, found: &Value) -> RequestError {
     RequestError::at(at, format!("`{at}` must be {wanted}, not {}", kind(found)))
 }
 
