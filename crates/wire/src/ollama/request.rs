@@ -239,3 +239,228 @@ fn is_no_time(value: &Value) -> bool {
         _ => integer(value) == Some(0),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chat::{Tool, ToolCall};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn chat(body: &Value) -> ChatCall {
+        decode_chat(body.to_string().as_bytes()).unwrap()
+    }
+
+    fn user(extra: Value) -> Value {
+        let mut body = json!({ "model": "m", "messages": [{ "role": "user", "content": "hi" }] });
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        body
+    }
+
+    fn refused(body: &Value, param: &str) -> String {
+        let error = decode_chat(body.to_string().as_bytes()).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some(param), "{body}");
+        error.message
+    }
+
+    #[test]
+    fn everything_that_is_said_is_read() {
+        let call = chat(&json!({
+            "model": "qwen", "keep_alive": "5m", "think": "low", "logprobs": false, "format": "json", "truncate": true,
+            "messages": [
+                { "role": "System", "content": "be brief" },
+                { "role": "user", "content": "weather?", "images": [] },
+                { "role": "assistant", "thinking": "hm", "tool_calls": [
+                    { "function": { "name": "weather", "arguments": { "city": "Kiel", "days": 2 } } } ] },
+                { "role": "tool", "content": "rain", "tool_name": "weather" },
+            ],
+            "tools": [{ "type": "function", "function": { "name": "weather", "description": "tells it",
+                "parameters": { "type": "object" } } }],
+            "options": { "num_ctx": 8192, "temperature": 0.2, "top_k": 20, "top_p": 0.9, "min_p": 0.05,
+                "repeat_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": -0.5, "seed": 7,
+                "num_predict": 16, "stop": ["END"], "mirostat": null },
+        }));
+        let weather = ToolCall {
+            id: "call00001".into(),
+            name: "weather".into(),
+            arguments: Redacted(r#"{"city":"Kiel","days":2}"#.into()),
+        };
+        let messages = [
+            Message::new(Role::System, "be brief"),
+            Message::new(Role::User, "weather?"),
+            Message {
+                reasoning: Some(Redacted("hm".into())),
+                tool_calls: vec![weather],
+                ..Message::new(Role::Assistant, "")
+            },
+            Message {
+                tool_call_id: Some("call00001".into()),
+                name: Some("weather".into()),
+                ..Message::new(Role::Tool, "rain")
+            },
+        ];
+        assert_eq!(call.request.messages, messages);
+        assert!(call.stream && call.load_change.is_none(), "a stream is what is meant where nothing is said");
+        assert_eq!(call.request.model.as_deref(), Some("qwen"));
+        assert_eq!(call.request.reasoning_effort, Some(ReasoningEffort::Low));
+        let tool =
+            Tool { name: "weather".into(), description: "tells it".into(), parameters: r#"{"type":"object"}"#.into() };
+        assert_eq!(call.request.tools, [tool]);
+        let expected = SamplingParams {
+            temperature: Some(0.2),
+            top_k: Some(20),
+            top_p: Some(0.9),
+            min_p: Some(0.05),
+            repetition_penalty: Some(1.1),
+            presence_penalty: Some(0.5),
+            frequency_penalty: Some(-0.5),
+            seed: Some(7),
+            max_tokens: Some(16),
+            stop: vec!["END".into()],
+            constraint: Some(OutputConstraint::Json),
+            ..SamplingParams::default()
+        };
+        assert_eq!(call.request.sampling, expected);
+    }
+
+    #[test]
+    fn options_have_words_for_none() {
+        for none in [-1, -2] {
+            let call = chat(&user(json!({ "options": { "num_predict": none, "seed": -1 }, "format": "" })));
+            assert_eq!(call.request.sampling, SamplingParams::default());
+        }
+        let schema = chat(&user(json!({ "format": { "type": "object" } }))).request.sampling.constraint;
+        assert_eq!(schema, Some(OutputConstraint::JsonSchema(r#"{"type":"object"}"#.into())));
+        let effort = |think: Value| chat(&user(json!({ "think": think }))).request.reasoning_effort;
+        assert_eq!(effort(json!(null)), None);
+        assert_eq!(effort(json!(false)), Some(ReasoningEffort::Off));
+        assert_eq!(effort(json!(true)), Some(ReasoningEffort::Medium));
+        assert_eq!(effort(json!("max")), Some(ReasoningEffort::High));
+        assert!(!chat(&user(json!({ "stream": false }))).stream);
+    }
+
+    #[test]
+    fn a_result_belongs_to_the_oldest_open_call_of_its_name() {
+        let called =
+            |name: &str, id: &str| json!({ "id": id, "function": { "index": 0, "name": name, "arguments": {} } });
+        let result = |extra: Value| {
+            let mut result = json!({ "role": "tool", "content": "x" });
+            result.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            result
+        };
+        let call = chat(&json!({ "messages": [
+            { "role": "assistant", "tool_calls": [called("a", ""), called("b", "own"), called("a", "")] },
+            result(json!({ "tool_name": "a" })),
+            result(json!({ "tool_call_id": "call00003" })),
+            result(json!({})),
+            result(json!({ "tool_name": "a" })),
+            result(json!({ "tool_call_id": "elsewhere" })),
+        ] }));
+        let ids: Vec<_> = call.request.messages[1..].iter().map(|message| message.tool_call_id.as_deref()).collect();
+        assert_eq!(ids, [Some("call00001"), Some("call00003"), Some("own"), None, Some("elsewhere")]);
+    }
+
+    #[test]
+    fn nothing_to_answer_is_about_the_model() {
+        let change = |body: Value| {
+            let (chat, generate) = (chat(&body), decode_generate(body.to_string().as_bytes()).unwrap());
+            assert_eq!(chat.load_change, generate.load_change);
+            assert_eq!(chat.request, ChatRequest { model: Some("m".into()), ..ChatRequest::default() });
+            chat.load_change
+        };
+        for load in [json!(null), json!("5m"), json!(-1), json!("10s"), json!(30), json!("")] {
+            let body = json!({ "model": "m", "messages": [], "prompt": "", "keep_alive": load });
+            assert_eq!(change(body), Some(LoadChange::Load), "{load}");
+        }
+        for unload in [json!(0), json!("0"), json!("0s"), json!("0h0m"), json!(0.0)] {
+            let body = json!({ "model": "m", "keep_alive": unload });
+            assert_eq!(change(body), Some(LoadChange::Unload), "{unload}");
+        }
+        assert_eq!(chat(&user(json!({ "keep_alive": 0 }))).load_change, None);
+    }
+
+    #[test]
+    fn a_prompt_is_a_chat_of_one_message() {
+        // As the Python client writes it, with its empty texts.
+        let body = json!({ "model": "m", "prompt": "hi", "suffix": "", "system": "be brief", "template": "",
+            "context": [1, 2], "stream": false, "raw": false, "options": { "num_predict": 5 } });
+        let call = decode_generate(body.to_string().as_bytes()).unwrap();
+        let messages = [Message::new(Role::System, "be brief"), Message::new(Role::User, "hi")];
+        assert_eq!(call.request.messages, messages);
+        assert_eq!((call.stream, call.request.sampling.max_tokens), (false, Some(5)));
+        for (name, value) in [
+            ("suffix", json!("}")),
+            ("template", json!("{{ .Prompt }}")),
+            ("raw", json!(true)),
+            ("images", json!(["aGk="])),
+            ("logprobs", json!(true)),
+            ("prompt", json!(["a"])),
+        ] {
+            let error = decode_generate(json!({ "prompt": "hi", name: value }).to_string().as_bytes()).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(name));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_refused_by_name() {
+        let image = json!({ "messages": [{ "role": "user", "content": "what", "images": ["aGk="] }] });
+        assert!(refused(&image, "messages[0].images").contains("images are not supported"));
+        refused(&json!({ "messages": [{ "role": "bot", "content": "x" }] }), "messages[0].role");
+        refused(&json!({ "messages": [{ "content": "x" }] }), "messages[0].role");
+        refused(&json!({ "messages": [{ "role": "user", "content": [] }] }), "messages[0].content");
+        refused(&json!({ "messages": [{ "role": "assistant", "tool_calls": [{}] }] }), "messages[0].tool_calls[0]");
+        refused(&json!({ "messages": "hi" }), "messages");
+        refused(&user(json!({ "format": "yaml" })), "format");
+        refused(&user(json!({ "think": "some" })), "think");
+        refused(&user(json!({ "stream": "yes" })), "stream");
+        refused(&user(json!({ "logprobs": true })), "logprobs");
+        refused(&user(json!({ "options": [] })), "options");
+        refused(&user(json!({ "options": { "temperature": "hot" } })), "temperature");
+        refused(&user(json!({ "options": { "num_predict": 0 } })), "options.num_predict");
+        refused(&user(json!({ "tools": [{ "type": "function" }] })), "tools[0].function");
+        let broken = decode_chat(br#"{"messages":[{"role":"user","content":"secret"#).unwrap_err();
+        assert!(broken.param.is_none() && !broken.message.contains("secret"));
+        assert_eq!(decode_chat(b"[]").unwrap_err().message, "the body is an array, not an object");
+    }
+
+    fn read_as_everything(bytes: &[u8]) {
+        let _ = decode_chat(bytes);
+        let _ = decode_generate(bytes);
+        let _ = crate::ollama::decode_show(bytes);
+        let _ = crate::ollama::decode_embed(bytes);
+        let _ = crate::ollama::decode_embeddings(bytes);
+    }
+
+    /// JSON of the dialect with any part of it replaced by something that doesn't belong there.
+    fn mangled() -> impl Strategy<Value = String> {
+        let names = "(messages|role|content|images|thinking|tool_calls|tool_name|tool_call_id|function|name|arguments|tools|format|options|num_predict|seed|stop|think|stream|keep_alive|prompt|system|suffix|input|dimensions|model)";
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            Just("true".to_owned()),
+            Just("-1e308".to_owned()),
+            Just("18446744073709551615".to_owned()),
+            "\"(user|tool|assistant|json|0s|é)?\"",
+        ];
+        leaf.prop_recursive(5, 40, 6, move |inner| {
+            let object = vec((names, inner.clone()), 0..6).prop_map(|members| {
+                let members: Vec<String> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+                format!("{{{}}}", members.join(","))
+            });
+            prop_oneof![object, vec(inner, 0..4).prop_map(|items| format!("[{}]", items.join(",")))]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_value_or_an_error(bytes in vec(any::<u8>(), 0..200)) {
+            read_as_everything(&bytes);
+        }
+
+        #[test]
+        fn any_json_is_a_value_or_an_error(body in mangled()) {
+            read_as_everything(body.as_bytes());
+        }
+    }
+}
