@@ -72,6 +72,74 @@ async fn the_same_greedy_request_gives_the_same_text_streamed_and_whole() {
     assert_eq!(pieces, text);
 }
 
+/// The JSON after the head of a reply.
+fn json(reply: &str) -> serde_json::Value {
+    serde_json::from_str(reply.split("\r\n\r\n").nth(1).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn an_answer_has_the_form_that_is_asked_for() {
+    let (fixture, _folder) = fixture().await;
+    let address = serve(&fixture.app, None).await;
+    let schema =
+        r#"{"type":"object","properties":{"ok":{"type":"boolean"}},"required":["ok"],"additionalProperties":false}"#;
+    let body = format!(
+        r#"{{"model":"tiny","messages":[{{"role":"user","content":"hello"}}],"seed":1,"max_tokens":60,
+            "response_format":{{"type":"json_schema","json_schema":{{"name":"x","schema":{schema}}}}}}}"#
+    );
+    let (status, reply) = http(address, POST, &body).await;
+    assert_eq!(status, 200, "{reply}");
+    let text = json(&reply)["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(answer["ok"].is_boolean(), "{text}");
+    let broken = body.replace(schema, r#"{"type":"nothing"}"#);
+    let (status, reply) = http(address, POST, &broken).await;
+    assert_eq!(status, 400, "{reply}");
+}
+
+#[tokio::test]
+async fn probabilities_are_told_streamed_and_whole() {
+    let (fixture, _folder) = fixture().await;
+    let address = serve(&fixture.app, None).await;
+    let body = |stream: bool| {
+        format!(
+            r#"{{"model":"tiny","messages":[{{"role":"user","content":"hello"}}],"temperature":0,"max_tokens":6,
+                "logprobs":true,"top_logprobs":2,"stream":{stream}}}"#
+        )
+    };
+    let (status, whole) = http(address, POST, &body(false)).await;
+    assert_eq!(status, 200, "{whole}");
+    let choice = json(&whole)["choices"][0].clone();
+    let tokens = choice["logprobs"]["content"].as_array().unwrap().clone();
+    assert!(!tokens.is_empty());
+    for token in &tokens {
+        let top = token["top_logprobs"].as_array().unwrap();
+        assert_eq!(top.len(), 2);
+        // Greedy: what is drawn is the most probable.
+        assert_eq!(token["logprob"], top[0]["logprob"]);
+        assert!(token["logprob"].as_f64().unwrap() <= 1e-6);
+    }
+    let (_, streamed) = http(address, POST, &body(true)).await;
+    let chunks = streamed
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line.strip_prefix("data: ")?).ok())
+        .filter_map(|chunk| chunk["choices"][0]["logprobs"]["content"].as_array().cloned());
+    assert_eq!(chunks.flatten().collect::<Vec<_>>(), tokens);
+
+    // The first token of that answer, forbidden by its bias: another comes.
+    let (_, with_ids) =
+        http(address, POST, &body(true).replace("\"stream\"", "\"return_token_ids\":true,\"stream\"")).await;
+    let first = with_ids
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line.strip_prefix("data: ")?).ok())
+        .find_map(|chunk| chunk["choices"][0]["token_ids"][0].as_u64())
+        .unwrap();
+    let biased = body(false).replace("\"logprobs\"", &format!("\"logit_bias\":{{\"{first}\":-100}},\"logprobs\""));
+    let (status, reply) = http(address, POST, &biased).await;
+    assert_eq!(status, 200, "{reply}");
+    assert_ne!(json(&reply)["choices"][0]["logprobs"]["content"][0]["bytes"], tokens[0]["bytes"]);
+}
+
 #[tokio::test]
 async fn errors_have_the_right_status_and_say_what_is_wrong() {
     let (fixture, _folder) = fixture().await;

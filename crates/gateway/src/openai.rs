@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use chat::ChatEvent;
 use futures::StreamExt;
-use wire::openai::{ChunkEncoder, ModelEntry, ReplyHead, decode_request, encode_models, encode_response};
+use wire::openai::{ChunkEncoder, ModelEntry, ReplyHead, WholeAnswer, decode_request, encode_models, encode_response};
 use wire::sse::encode_comment;
 
 use crate::Gateway;
@@ -81,15 +81,16 @@ fn streamed(completion: Completion, mut encoder: ChunkEncoder) -> Response {
 }
 
 async fn whole(completion: Completion, head: &ReplyHead) -> Result<Vec<u8>, AppError> {
-    let (mut text, mut thinking, mut calls) = (String::new(), String::new(), Vec::new());
+    let mut answer = WholeAnswer::default();
     let mut events = completion.into_chat_events();
     while let Some(event) = events.next().await {
         match event? {
-            ChatEvent::Text(piece) => text.push_str(&piece),
-            ChatEvent::Thinking(piece) => thinking.push_str(&piece),
-            ChatEvent::ToolCall { call, .. } => calls.push(call),
-            ChatEvent::Finished(finish) => return Ok(encode_response(head, &text, &thinking, &calls, &finish)),
-            ChatEvent::Progress(_) | ChatEvent::Logprobs(_) | ChatEvent::Tokens { .. } => {}
+            ChatEvent::Text(piece) => answer.text.push_str(&piece),
+            ChatEvent::Thinking(piece) => answer.thinking.push_str(&piece),
+            ChatEvent::ToolCall { call, .. } => answer.calls.push(call),
+            ChatEvent::Logprobs(tokens) => answer.logprobs.extend(tokens),
+            ChatEvent::Finished(finish) => return Ok(encode_response(head, &answer, &finish)),
+            ChatEvent::Progress(_) | ChatEvent::Tokens { .. } => {}
         }
     }
     Err(AppError { code: ErrorCode::CutOff, sentence: "The answer ended in the middle.".to_owned(), hint: None })

@@ -41,13 +41,16 @@ fn bandwidth(criterion: &mut Criterion) -> Result<()> {
     group.bench_function("weights, 1 token", |bencher| {
         bencher.iter(|| black_box(Tiles::products(&[(&tiles, None)], &x)));
     });
-    let (tokens, kv_heads, head_dim) = (64 << 10, 2, 128);
-    let numbers = KvNumbers::Float(candle_core::DType::F16);
-    let (cache, queries) = (cache(tokens, kv_heads, head_dim, numbers)?, random(&[1, 4 * kv_heads, head_dim])?);
-    group.throughput(Throughput::Bytes((tokens * kv_heads * head_dim * 2 * 2) as u64));
-    group.bench_function("keys and values, 1 token", |bencher| {
-        bencher.iter(|| black_box(attention(&queries, &cache, 0.1, None)));
-    });
+    // Qwen 2.5 1.5B's, Qwen 2.5 0.5B's and SmolLM2 135M's.
+    for (heads, kv_heads, head_dim) in [(12, 2, 128), (14, 2, 64), (9, 3, 64)] {
+        let tokens = 64 << 10;
+        let numbers = KvNumbers::Float(candle_core::DType::F16);
+        let (cache, queries) = (cache(tokens, kv_heads, head_dim, numbers)?, random(&[1, heads, head_dim])?);
+        group.throughput(Throughput::Bytes((tokens * kv_heads * head_dim * 2 * 2) as u64));
+        group.bench_function(format!("keys and values of {heads} heads, 1 token"), |bencher| {
+            bencher.iter(|| black_box(attention(&queries, &cache, 0.1, None)));
+        });
+    }
     group.finish();
     Ok(())
 }

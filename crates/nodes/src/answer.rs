@@ -84,6 +84,7 @@ pub(crate) struct Answer {
     reason: Option<FinishReason>,
     usage: Option<Usage>,
     told: Option<Timings>,
+    tells_logprobs: bool,
     /// Tokens of the answer, as far as their ids were told.
     tokens: usize,
     /// The calls that came so far, by the index that the node gives them.
@@ -108,9 +109,14 @@ impl Answer {
             reason: None,
             usage: None,
             told: None,
+            tells_logprobs: true,
             tokens: 0,
             calls: Vec::new(),
         }
+    }
+
+    pub(crate) fn without_logprobs(self) -> Self {
+        Self { tells_logprobs: false, ..self }
     }
 
     async fn next(&mut self) -> Option<Result<ChatEvent, NodeError>> {
@@ -285,6 +291,9 @@ impl Answer {
             let from = piece.token_offset.unwrap_or(self.tokens);
             self.tokens = from.saturating_add(piece.tokens.len());
             self.out.push_back(Ok(ChatEvent::Tokens { from, ids: piece.tokens }));
+        }
+        if self.tells_logprobs && !piece.logprobs.is_empty() {
+            self.out.push_back(Ok(ChatEvent::Logprobs(piece.logprobs)));
         }
         self.out.extend(piece.thinking.map(|text| Ok(ChatEvent::Thinking(text))));
         self.out.extend(piece.text.map(|text| Ok(ChatEvent::Text(text))));

@@ -178,7 +178,9 @@ impl NodeClient {
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "text/event-stream, application/json")
             .body(body);
-        NodeStream::new(Answer::new(request, model.to_owned(), self.address.key.clone(), self.config))
+        let answer = Answer::new(request, model.to_owned(), self.address.key.clone(), self.config);
+        // A rest is told with probabilities only because some servers tell its tokens with them.
+        NodeStream::new(if path == COMPLETIONS { answer.without_logprobs() } else { answer })
     }
 
     pub(crate) fn id(&self) -> &str {

@@ -20,6 +20,11 @@ pub fn encode_data(data: &str) -> String {
     event
 }
 
+/// An event of that name, which must be one line, with that data.
+pub fn encode_event(name: &str, data: &str) -> String {
+    format!("event: {name}\n{}", encode_data(data))
+}
+
 /// A comment, which every client passes over; it keeps a connection alive.
 pub fn encode_comment(text: &str) -> String {
     let mut comment = String::with_capacity(text.len() + 4);

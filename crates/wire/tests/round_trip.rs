@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use chat::{
     ChatEvent, ChatRequest, Finish, FinishReason, Message, Progress, ReasoningEffort, Redacted, Role, SamplingParams,
-    Timings, Tool, ToolCall, Usage,
+    ScoredToken, Timings, TokenLogprob, Tool, ToolCall, Usage,
 };
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use serde_json::Value;
+use wire::anthropic;
 use wire::openai::{
-    ChatCall, ChunkEncoder, ErrorBody, Piece, ReplyHead, ToolCallPart, decode_chunk, decode_error, decode_models,
-    decode_request, decode_response, encode_request, encode_response,
+    ChatCall, ChunkEncoder, ErrorBody, Piece, ReplyHead, ToolCallPart, WholeAnswer, decode_chunk, decode_error,
+    decode_models, decode_request, decode_response, encode_request, encode_response,
 };
 use wire::sse::{DONE, SseDecoder};
 
@@ -87,13 +89,22 @@ fn an_error_in_the_middle_is_told_and_no_end_mark_follows() {
 
 #[test]
 fn a_whole_response_comes_back() {
-    let piece = decode_response(&encode_response(&head(), "text", "thoughts", &[], &finish())).unwrap();
+    let drawn = ScoredToken { bytes: b"text".to_vec(), logprob: -0.5 };
+    let logprobs = vec![TokenLogprob { drawn, top: Vec::new() }];
+    let answer = WholeAnswer {
+        text: "text".into(),
+        thinking: "thoughts".into(),
+        logprobs: logprobs.clone(),
+        ..WholeAnswer::default()
+    };
+    let piece = decode_response(&encode_response(&head(), &answer, &finish())).unwrap();
     let expected = Piece {
         text: Some("text".into()),
         thinking: Some("thoughts".into()),
         tool_calls: Vec::new(),
         tokens: Vec::new(),
         token_offset: None,
+        logprobs,
         finish: Some(FinishReason::Length),
         usage: finish().usage,
         timings: Some(finish().timings),
@@ -118,7 +129,9 @@ fn calls_come_back_streamed_and_whole() {
     let data = data_of(&stream);
     assert_eq!(decode_chunk(&data[0]).unwrap().tool_calls, std::slice::from_ref(&part));
     assert!(data[1].contains(r#""finish_reason":"tool_calls""#), "{}", data[1]);
-    let whole = decode_response(&encode_response(&head(), "", "", &[call], &stop)).unwrap();
+    let whole =
+        decode_response(&encode_response(&head(), &WholeAnswer { calls: vec![call], ..WholeAnswer::default() }, &stop))
+            .unwrap();
     assert_eq!((whole.tool_calls, whole.finish), (vec![part], Some(FinishReason::Stop)));
 }
 
@@ -203,6 +216,25 @@ proptest! {
     }
 
     #[test]
+    fn any_stream_of_messages_is_read_as_the_whole_response(events in vec(pieces(), 0..12)) {
+        let head = anthropic::MessageHead { id: "msg_1".into(), model: "m".into() };
+        let mut encoder = anthropic::EventEncoder::new(head);
+        let mut stream: String = events.iter().map(|event| encoder.encode(event)).collect();
+        stream += &encoder.encode(&ChatEvent::Finished(finish()));
+        let read = accumulated(&stream);
+        let joined = |of: fn(&ChatEvent) -> &str| events.iter().map(of).collect::<String>();
+        let text = joined(|event| if let ChatEvent::Text(text) = event { text } else { "" });
+        let thinking = joined(|event| if let ChatEvent::Thinking(text) = event { text } else { "" });
+        let calls = events.iter().filter(|event| matches!(event, ChatEvent::ToolCall { .. })).count();
+        let blocks = read["content"].as_array().unwrap();
+        let all = |name: &str| blocks.iter().filter_map(|block| block[name].as_str()).collect::<String>();
+        prop_assert_eq!((all("text"), all("thinking")), (text, thinking));
+        prop_assert_eq!(blocks.iter().filter(|block| block["type"] == "tool_use").count(), calls);
+        prop_assert_eq!(&read["stop_reason"], "max_tokens");
+        prop_assert_eq!(&read["usage"]["input_tokens"], 9);
+    }
+
+    #[test]
     fn any_bytes_are_a_value_or_an_error(bytes in vec(any::<u8>(), 0..200)) {
         read_as_everything(&bytes);
     }
@@ -213,8 +245,83 @@ proptest! {
     }
 }
 
+fn pieces() -> impl Strategy<Value = ChatEvent> {
+    let call = "(\\{\"q\": [0-9]\\}|.{0,9})".prop_map(|arguments| ToolCall {
+        id: "c1".into(),
+        name: "search".into(),
+        arguments: Redacted(arguments),
+    });
+    prop_oneof![
+        Just(ChatEvent::Progress(Progress::Waiting { ahead: 1 })),
+        "(?s).{0,9}".prop_map(ChatEvent::Text),
+        "(?s).{0,9}".prop_map(ChatEvent::Thinking),
+        call.prop_map(|call| ChatEvent::ToolCall { index: 0, call }),
+    ]
+}
+
+/// The message that Anthropic's SDKs make of a stream; panics where its events don't follow each other as they must.
+fn accumulated(stream: &str) -> Value {
+    let mut events = VecDeque::new();
+    SseDecoder::default().push(stream.as_bytes(), &mut events).unwrap();
+    let (mut message, mut open, mut has_ended) = (Value::Null, None, false);
+    for event in events {
+        let data: Value = serde_json::from_str(&event.data).unwrap();
+        assert!(!has_ended && data["type"] == *event.name.unwrap());
+        let index = data["index"].as_u64();
+        match data["type"].as_str().unwrap() {
+            "message_start" => {
+                assert!(message.is_null());
+                message = data["message"].clone();
+            }
+            "ping" => assert!(!message.is_null()),
+            "content_block_start" => {
+                let content = message["content"].as_array_mut().unwrap();
+                assert!(open.is_none() && index == Some(content.len() as u64));
+                content.push(data["content_block"].clone());
+                open = index.map(|_| String::new());
+            }
+            "content_block_delta" => {
+                let delta = &data["delta"];
+                let block = message["content"].as_array_mut().unwrap().last_mut().unwrap();
+                let text = |name: &str| delta[name].as_str().unwrap_or_default().to_owned();
+                let read = open.as_mut().unwrap();
+                *read += &(text("text") + &text("thinking") + &text("partial_json"));
+                let member = match delta["type"].as_str().unwrap() {
+                    "text_delta" => "text",
+                    "thinking_delta" => "thinking",
+                    "input_json_delta" => {
+                        block["input"] = serde_json::from_str(read).unwrap();
+                        assert!(block["input"].is_object());
+                        continue;
+                    }
+                    other => {
+                        assert_eq!((other, &block["type"]), ("signature_delta", &Value::from("thinking")));
+                        continue;
+                    }
+                };
+                assert_eq!(block["type"], member);
+                block[member] = Value::from(read.as_str());
+            }
+            "content_block_stop" => assert!(open.take().is_some()),
+            "message_delta" => {
+                assert!(open.is_none());
+                message["stop_reason"] = data["delta"]["stop_reason"].clone();
+                message["usage"] = data["usage"].clone();
+            }
+            other => {
+                assert_eq!(other, "message_stop");
+                has_ended = true;
+            }
+        }
+    }
+    assert!(has_ended);
+    message
+}
+
 fn read_as_everything(bytes: &[u8]) {
     let _ = decode_request(bytes);
+    let _ = anthropic::decode_request(bytes);
+    let _ = anthropic::decode_count(bytes);
     let _ = decode_response(bytes);
     let _ = decode_models(bytes);
     if let Some(error) = decode_error(bytes) {
@@ -225,16 +332,16 @@ fn read_as_everything(bytes: &[u8]) {
     }
 }
 
-/// JSON of the dialect with any part of it replaced by something that doesn't belong there.
+/// JSON of the dialects with any part of it replaced by something that doesn't belong there.
 fn mangled() -> impl Strategy<Value = String> {
-    let names = "(tools|tool_calls|function|name|arguments|parameters|messages|role|content|type|text|choices|delta|message|finish_reason|usage|prompt_tokens|timings|error|detail|data|id|index|stop|seed|n)";
+    let names = "(system|thinking|output_config|max_tokens|stop_sequences|input|input_schema|tool_use_id|is_error|tool_choice|tools|tool_calls|function|name|arguments|parameters|messages|role|content|type|text|choices|delta|message|finish_reason|usage|prompt_tokens|timings|error|detail|data|id|index|stop|seed|n)";
     let leaf = prop_oneof![
         Just("null".to_owned()),
         Just("true".to_owned()),
         Just("-1e308".to_owned()),
         Just("18446744073709551615".to_owned()),
         Just("0.5".to_owned()),
-        "\"(user|text|stop|length|list|error|é)?\"",
+        "\"(user|assistant|text|thinking|tool_use|tool_result|stop|length|list|error|é)?\"",
     ];
     leaf.prop_recursive(5, 40, 6, move |inner| {
         let object = vec((names, inner.clone()), 0..6).prop_map(|members| {

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
-use wire::sse::{EVENT_LIMIT, SseDecoder, SseError, SseEvent, encode_comment, encode_data};
+use wire::sse::{EVENT_LIMIT, SseDecoder, SseError, SseEvent, encode_comment, encode_data, encode_event};
 
 fn decode<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<SseEvent> {
     let mut decoder = SseDecoder::default();
@@ -127,6 +127,8 @@ proptest! {
     fn any_text_comes_back(text in "(?s).{0,60}") {
         let normal = text.replace("\r\n", "\n").replace('\r', "\n");
         prop_assert_eq!(decode([encode_data(&text).as_bytes()]), vec![event(&normal)]);
+        let named = SseEvent { name: Some("ping".into()), data: normal };
+        prop_assert_eq!(decode([encode_event("ping", &text).as_bytes()]), vec![named]);
         prop_assert_eq!(decode([encode_comment(&text).as_bytes()]), vec![]);
     }
 }

@@ -4,10 +4,9 @@ use chat::Redacted;
 use serde_json::{Value, json};
 
 use super::reply::nanos;
-use super::request::{decode_object, flag, model, optional};
-use crate::openai::RequestError;
-use crate::openai::json::{count, member};
-use crate::openai::request::{string, wrong_type};
+use super::request::{flag, model, optional};
+use crate::json::{body_object, count, member, string, wrong_type};
+use crate::request_error::RequestError;
 
 /// One call of `/api/embed` or `/api/embeddings`, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +38,7 @@ pub struct EmbedReply {
 
 /// Reads the body of a call of `/api/embed`: `input` is a text or a list of texts.
 pub fn decode_embed(body: &[u8]) -> Result<EmbedCall, RequestError> {
-    let object = decode_object(body)?;
+    let object = body_object(body)?;
     let input = match member(&object, "input") {
         None => Vec::new(),
         Some(Value::String(text)) => one(text.clone()),
@@ -64,7 +63,7 @@ pub fn decode_embed(body: &[u8]) -> Result<EmbedCall, RequestError> {
 
 /// Reads the body of a call of `/api/embeddings`, the older form for one text: `prompt`.
 pub fn decode_embeddings(body: &[u8]) -> Result<EmbedCall, RequestError> {
-    let object = decode_object(body)?;
+    let object = body_object(body)?;
     let input = one(optional(&object, "prompt")?);
     Ok(EmbedCall { model: model(&object)?, input, truncate: true, dimensions: None })
 }

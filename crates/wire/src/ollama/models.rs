@@ -1,9 +1,10 @@
 use chat::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::request::{decode_object, model, optional};
+use super::request::{model, optional};
 use super::time::rfc3339;
-use crate::openai::RequestError;
+use crate::json::body_object;
+use crate::request_error::RequestError;
 
 /// What a model is made of, in the words of its file. Every text is empty where it isn't known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -139,7 +140,7 @@ pub fn encode_ps(models: &[RunningModel]) -> Vec<u8> {
 
 /// The model that a call of `/api/show` is about, under its name of today or its older one.
 pub fn decode_show(body: &[u8]) -> Result<String, RequestError> {
-    let object = decode_object(body)?;
+    let object = body_object(body)?;
     let name = model(&object)?.map_or_else(|| optional(&object, "name"), Ok)?;
     if name.is_empty() { Err(RequestError::at("model", "`model` is missing")) } else { Ok(name) }
 }

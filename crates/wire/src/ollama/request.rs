@@ -1,12 +1,12 @@
 use std::collections::VecDeque;
 
 use chat::{ChatRequest, Message, OutputConstraint, ReasoningEffort, Redacted, Role, SamplingParams};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::openai::RequestError;
-use crate::openai::json::{integer, kind, member};
-use crate::openai::request::{number, stop, string, whole, wrong_type};
+use crate::json::{Object, body_object, integer, member, number, string, whole, wrong_type};
+use crate::openai::request::stop;
 use crate::openai::tools::{decode_tool_calls, decode_tools};
+use crate::request_error::RequestError;
 
 /// One call of `/api/chat` or `/api/generate`, decoded.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,8 +28,6 @@ pub enum LoadChange {
     Unload,
 }
 
-type Object = Map<String, Value>;
-
 /// Reads the body of a call of `/api/chat`. Unknown members and what says how a model is loaded (`keep_alive`,
 /// `options.num_ctx`) are ignored; members that would change the answer and can't be served (images, log
 /// probabilities) are errors.
@@ -37,7 +35,7 @@ type Object = Map<String, Value>;
 /// Calls and results that have no ids, as Ollama's clients send them, get some: a result belongs to the oldest call of
 /// its `tool_name` that has none yet.
 pub fn decode_chat(body: &[u8]) -> Result<ChatCall, RequestError> {
-    let object = decode_object(body)?;
+    let object = body_object(body)?;
     let mut messages = match member(&object, "messages") {
         None => Vec::new(),
         Some(Value::Array(list)) => {
@@ -54,7 +52,7 @@ pub fn decode_chat(body: &[u8]) -> Result<ChatCall, RequestError> {
 /// call has it. The `context` of an earlier answer is ignored, as no answer of ours has one. What a chat has no means
 /// for is an error: a `suffix`, a `template`, a `raw` prompt, and all that [`decode_chat`] refuses.
 pub fn decode_generate(body: &[u8]) -> Result<ChatCall, RequestError> {
-    let object = decode_object(body)?;
+    let object = body_object(body)?;
     refuse_images(&object, "images")?;
     for (name, reason) in [
         ("suffix", "text can't be filled in: `suffix` is not supported"),
@@ -77,18 +75,6 @@ pub fn decode_generate(body: &[u8]) -> Result<ChatCall, RequestError> {
         messages.push(Message::new(Role::User, prompt));
     }
     call(&object, messages)
-}
-
-/// The object that every call of the dialect is.
-pub(super) fn decode_object(body: &[u8]) -> Result<Object, RequestError> {
-    let value: Value = serde_json::from_slice(body).map_err(|error| RequestError {
-        message: format!("the body is not JSON: line {}, column {}", error.line(), error.column()),
-        param: None,
-    })?;
-    match value {
-        Value::Object(object) => Ok(object),
-        other => Err(RequestError { message: format!("the body is {}, not an object", kind(&other)), param: None }),
-    }
 }
 
 /// A text, empty where it is absent.

@@ -40,10 +40,6 @@ pub fn encode_completion(call: &CompletionCall) -> Vec<u8> {
         body.insert("logprobs".into(), json!(true));
     }
     insert_sampling(&mut body, &call.sampling);
-    if !call.sampling.logit_bias.is_empty() {
-        let bias = call.sampling.logit_bias.iter().map(|(token, bias)| (token.to_string(), json!(bias)));
-        body.insert("logit_bias".into(), Value::Object(bias.collect()));
-    }
     Value::Object(body).to_string().into_bytes()
 }
 

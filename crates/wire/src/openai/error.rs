@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::json::member;
+use crate::json::member;
 
 /// The longest message that is taken from a server, in characters.
 const LONGEST_MESSAGE: usize = 400;

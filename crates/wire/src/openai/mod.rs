@@ -6,7 +6,7 @@
 
 mod completion;
 mod error;
-pub(crate) mod json;
+mod logprobs;
 mod models;
 mod reply;
 pub(crate) mod request;
@@ -16,8 +16,11 @@ pub use completion::{CompletionCall, encode_completion};
 pub use error::{ErrorBody, decode_error, encode_error};
 pub use models::{ModelEntry, decode_models, encode_models};
 pub use reply::{ChunkEncoder, Piece, ReplyHead, decode_chunk, decode_response, encode_response};
-pub use request::{ChatCall, RequestError, decode_request, encode_request};
+pub use request::{ChatCall, decode_request, encode_request};
 pub use tools::ToolCallPart;
+
+pub use crate::request_error::RequestError;
+pub use crate::whole_answer::WholeAnswer;
 
 /// What came from a node is not what the dialect says it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,13 +1,15 @@
 use std::time::Duration;
 
-use chat::{ChatEvent, Finish, FinishReason, Progress, Timings, ToolCall, Usage};
+use chat::{ChatEvent, Finish, FinishReason, Progress, Timings, TokenLogprob, Usage};
 use serde_json::{Map, Value, json};
 
 use super::DecodeError;
 use super::error::{ErrorBody, error_in, error_json};
-use super::json::{count, member};
+use super::logprobs::{decode_logprobs, encode_logprobs};
 use super::tools::{ToolCallPart, encode_tool_call, parts_of};
+use crate::json::{count, member};
 use crate::sse;
+use crate::whole_answer::WholeAnswer;
 
 /// What every chunk of one answer repeats.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,12 +31,14 @@ pub struct ChunkEncoder {
     has_calls: bool,
     /// Tokens that go with the next text: how many came before them, and their ids.
     tokens: Option<(usize, Vec<u32>)>,
+    /// Of the tokens that the next text is made of.
+    logprobs: Vec<TokenLogprob>,
 }
 
 impl ChunkEncoder {
     /// An encoder for one answer; `include_usage` as the request's `stream_options` say.
     pub fn new(head: ReplyHead, include_usage: bool) -> Self {
-        Self { head, include_usage, has_started: false, has_calls: false, tokens: None }
+        Self { head, include_usage, has_started: false, has_calls: false, tokens: None, logprobs: Vec::new() }
     }
 
     /// The bytes for one event. Progress becomes a comment, which keeps the connection alive and which every client
@@ -50,8 +54,10 @@ impl ChunkEncoder {
                 call["index"] = json!(index);
                 self.delta("tool_calls", json!([call]))
             }
-            // A request that asks for them is refused, so there are none.
-            ChatEvent::Logprobs(_) => String::new(),
+            ChatEvent::Logprobs(tokens) => {
+                self.logprobs.extend_from_slice(tokens);
+                String::new()
+            }
             ChatEvent::Tokens { from, ids } => {
                 let (first, known) = self.tokens.get_or_insert((*from, Vec::new()));
                 known.truncate(from.saturating_sub(*first));
@@ -76,7 +82,7 @@ impl ChunkEncoder {
         }
         delta.insert(name.into(), value);
         let mut chunk = self.chunk(&delta, None);
-        self.add_tokens(&mut chunk);
+        self.add_told(&mut chunk);
         sse::encode_data(&chunk.to_string())
     }
 
@@ -86,7 +92,7 @@ impl ChunkEncoder {
             out.push_str(&self.delta("content", json!("")));
         }
         let mut last = self.chunk(&Map::new(), Some(finish.reason));
-        self.add_tokens(&mut last);
+        self.add_told(&mut last);
         if let Some(timings) = timings_json(finish) {
             last["timings"] = timings;
         }
@@ -101,10 +107,14 @@ impl ChunkEncoder {
         out
     }
 
-    fn add_tokens(&mut self, chunk: &mut Value) {
+    /// What was told of the tokens since the last chunk.
+    fn add_told(&mut self, chunk: &mut Value) {
         if let Some((from, ids)) = self.tokens.take() {
             chunk["choices"][0]["token_ids"] = json!(ids);
             chunk["choices"][0]["token_offset"] = json!(from);
+        }
+        if !self.logprobs.is_empty() {
+            chunk["choices"][0]["logprobs"] = encode_logprobs(&std::mem::take(&mut self.logprobs));
         }
     }
 
@@ -120,7 +130,8 @@ impl ChunkEncoder {
 }
 
 /// The body of an answer that was not wanted as a stream.
-pub fn encode_response(head: &ReplyHead, text: &str, thinking: &str, calls: &[ToolCall], finish: &Finish) -> Vec<u8> {
+pub fn encode_response(head: &ReplyHead, answer: &WholeAnswer, finish: &Finish) -> Vec<u8> {
+    let WholeAnswer { text, thinking, calls, logprobs } = answer;
     let mut message = json!({ "role": "assistant", "content": text });
     if !calls.is_empty() {
         message["tool_calls"] = calls.iter().map(encode_tool_call).collect();
@@ -131,6 +142,9 @@ pub fn encode_response(head: &ReplyHead, text: &str, thinking: &str, calls: &[To
     let mut body = head_json(head, "chat.completion");
     body["choices"] =
         json!([{ "index": 0, "message": message, "finish_reason": reason_word(finish.reason, !calls.is_empty()) }]);
+    if !logprobs.is_empty() {
+        body["choices"][0]["logprobs"] = encode_logprobs(logprobs);
+    }
     if let Some(usage) = finish.usage {
         body["usage"] = usage_json(usage);
     }
@@ -153,6 +167,8 @@ pub struct Piece {
     pub tokens: Vec<u32>,
     /// How many tokens of the answer come before them. Only Tidegate tells; with others they follow those before.
     pub token_offset: Option<usize>,
+    /// How probable these were, where the request asks for it.
+    pub logprobs: Vec<TokenLogprob>,
     /// Why the answer ended, in the last chunk that has a choice.
     pub finish: Option<FinishReason>,
     /// Tokens, often in a chunk of their own after the end.
@@ -216,6 +232,7 @@ fn piece(value: &Value) -> Result<Piece, DecodeError> {
     piece.tokens = ids.or_else(scored).flatten().unwrap_or_default();
     piece.token_offset =
         member_of(choice, "token_offset").and_then(Value::as_u64).and_then(|from| usize::try_from(from).ok());
+    piece.logprobs = choice.get("logprobs").map(decode_logprobs).unwrap_or_default();
     piece.finish = choice.get("finish_reason").and_then(Value::as_str).and_then(reason_of);
     Ok(piece)
 }

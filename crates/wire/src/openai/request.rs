@@ -1,8 +1,9 @@
-use chat::{ChatRequest, Message, ReasoningEffort, Redacted, Role, SamplingParams, Written};
-use serde_json::{Map, Value, json};
+use chat::{ChatRequest, Message, OutputConstraint, ReasoningEffort, Redacted, Role, SamplingParams, Written};
+use serde_json::{Value, json};
 
-use super::json::{integer, kind, member};
 use super::tools::{decode_tool_calls, decode_tools, encode_tool, encode_tool_call};
+use crate::json::{Object, body_object, flag, integer, member, number, string, whole, wrong_type};
+use crate::request_error::RequestError;
 
 /// One call of `/v1/chat/completions`, decoded.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -15,40 +16,15 @@ pub struct ChatCall {
     pub include_usage: bool,
 }
 
-/// A request that can't be served as it stands. The message is a sentence for whoever wrote the program; it names
-/// places and types and never repeats a message's text.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct RequestError {
-    /// What is wrong.
-    pub message: String,
-    /// Which member is wrong, as a path: `messages[2].content[0].type`.
-    pub param: Option<String>,
-}
-
-impl RequestError {
-    pub(crate) fn at(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { message: message.into(), param: Some(param.into()) }
-    }
-}
-
-type Object = Map<String, Value>;
-
 /// vLLM's name for it.
 const TELLS_TOKENS: &str = "return_token_ids";
 /// What another Tidegate wrote of the answer; no other server knows this member.
 const WRITTEN: &str = "tidegate_written";
 
 /// Reads the body of a call. Unknown members are ignored; members that would change the answer and can't be served
-/// (`n` above 1, images, a forced call, a response format) are errors.
+/// (`n` above 1, images, a forced call) are errors.
 pub fn decode_request(body: &[u8]) -> Result<ChatCall, RequestError> {
-    let value: Value = serde_json::from_slice(body).map_err(|error| RequestError {
-        message: format!("the body is not JSON: line {}, column {}", error.line(), error.column()),
-        param: None,
-    })?;
-    let Value::Object(object) = value else {
-        return Err(RequestError { message: format!("the body is {}, not an object", kind(&value)), param: None });
-    };
+    let object = body_object(body)?;
     refuse_unsupported(&object)?;
     let model = member(&object, "model").map(|value| string(value, "model")).transpose()?;
     let stream = flag(&object, "stream", "stream")?;
@@ -101,6 +77,9 @@ pub fn encode_request(call: &ChatCall) -> Vec<u8> {
     let is_continued = messages.last().is_some_and(|last| last.role == Role::Assistant && last.tool_calls.is_empty());
     set("continue_final_message", is_continued.then_some(Value::Bool(true)));
     set("add_generation_prompt", is_continued.then_some(Value::Bool(false)));
+    set("logprobs", sampling.top_logprobs.map(|_| Value::Bool(true)));
+    set("top_logprobs", sampling.top_logprobs.map(Value::from));
+    set("response_format", sampling.constraint.as_ref().and_then(encode_format));
     set(WRITTEN, written.as_ref().map(encode_written));
     set(TELLS_TOKENS, tells_tokens.then_some(Value::Bool(true)));
     insert_sampling(&mut body, sampling);
@@ -125,6 +104,21 @@ pub(super) fn insert_sampling(body: &mut Object, sampling: &SamplingParams) {
     set("seed", sampling.seed.map(Value::from));
     set("max_tokens", sampling.max_tokens.map(Value::from));
     set("stop", (!sampling.stop.is_empty()).then(|| json!(sampling.stop)));
+    let bias = sampling.logit_bias.iter().map(|(token, bias)| (token.to_string(), json!(bias)));
+    set("logit_bias", (!sampling.logit_bias.is_empty()).then(|| Value::Object(bias.collect())));
+}
+
+fn encode_format(constraint: &OutputConstraint) -> Option<Value> {
+    match constraint {
+        OutputConstraint::Json => Some(json!({ "type": "json_object" })),
+        OutputConstraint::JsonSchema(schema) => {
+            let schema: Value = serde_json::from_str(schema).ok()?;
+            let named = json!({ "name": "answer", "schema": schema, "strict": true });
+            Some(json!({ "type": "json_schema", "json_schema": named }))
+        }
+        // The dialect has no word for it.
+        OutputConstraint::Grammar(_) => None,
+    }
 }
 
 fn encode_written(written: &Written) -> Value {
@@ -194,17 +188,6 @@ fn refuse_unsupported(object: &Object) -> Result<(), RequestError> {
     let has_functions = member(object, "functions").is_some_and(|functions| functions != &json!([]));
     if has_functions && !wants_no_tool {
         return Err(RequestError::at("functions", "`functions` is not supported: use `tools` instead"));
-    }
-    if let Some(format) = member(object, "response_format")
-        && format.get("type").and_then(Value::as_str) != Some("text")
-    {
-        return Err(RequestError::at("response_format", "only the response format `text` is supported"));
-    }
-    if member(object, "logprobs").is_some_and(|value| *value != Value::Bool(false)) {
-        return Err(RequestError::at("logprobs", "log probabilities are not supported"));
-    }
-    if member(object, "logit_bias").and_then(Value::as_object).is_some_and(|bias| !bias.is_empty()) {
-        return Err(RequestError::at("logit_bias", "a bias on logits is not supported"));
     }
     let is_text = |value: &Value| value.as_array().is_some_and(|list| list.iter().all(|kind| *kind == "text"));
     if member(object, "modalities").is_some_and(|value| !is_text(value)) {
@@ -315,8 +298,55 @@ fn sampling(object: &Object) -> Result<SamplingParams, RequestError> {
             n => n.and_then(|n| usize::try_from(n).ok()),
         },
         stop: stop(object)?,
-        ..SamplingParams::default()
+        logit_bias: logit_bias(object)?,
+        top_logprobs: top_logprobs(object)?,
+        constraint: constraint(object)?,
     })
+}
+
+fn logit_bias(object: &Object) -> Result<Vec<(u32, f32)>, RequestError> {
+    let Some(value) = member(object, "logit_bias") else { return Ok(Vec::new()) };
+    let Value::Object(all) = value else { return Err(wrong_type("logit_bias", "an object", value)) };
+    let one = |(token, bias): (&String, &Value)| {
+        let bias = bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias));
+        let wrong =
+            || RequestError::at("logit_bias", "`logit_bias` must map token ids to numbers between -100 and 100");
+        Ok((token.parse().map_err(|_| wrong())?, bias.ok_or_else(wrong)? as f32))
+    };
+    all.iter().map(one).collect()
+}
+
+fn top_logprobs(object: &Object) -> Result<Option<usize>, RequestError> {
+    const MOST: usize = 20;
+    let top = match whole(object, "top_logprobs")? {
+        None => 0,
+        Some(top) => usize::try_from(top)
+            .ok()
+            .filter(|top| *top <= MOST)
+            .ok_or_else(|| RequestError::at("top_logprobs", format!("`top_logprobs` must be between 0 and {MOST}")))?,
+    };
+    Ok(flag(object, "logprobs", "logprobs")?.then_some(top))
+}
+
+fn constraint(object: &Object) -> Result<Option<OutputConstraint>, RequestError> {
+    let Some(value) = member(object, "response_format") else { return Ok(None) };
+    let Value::Object(format) = value else { return Err(wrong_type("response_format", "an object", value)) };
+    match member(format, "type").and_then(Value::as_str) {
+        Some("text") => Ok(None),
+        Some("json_object") => Ok(Some(OutputConstraint::Json)),
+        Some("json_schema") => {
+            let at = "response_format.json_schema.schema";
+            match value.pointer("/json_schema/schema") {
+                Some(schema @ Value::Object(_)) => Ok(Some(OutputConstraint::JsonSchema(schema.to_string()))),
+                Some(other) => Err(wrong_type(at, "an object", other)),
+                None => Err(RequestError::at(at, format!("`{at}` is missing"))),
+            }
+        }
+        _ => {
+            let at = "response_format.type";
+            Err(RequestError::at(at, format!("`{at}` must be text, json_object or json_schema")))
+        }
+    }
 }
 
 pub(crate) fn stop(object: &Object) -> Result<Vec<String>, RequestError> {
@@ -330,37 +360,6 @@ pub(crate) fn stop(object: &Object) -> Result<Vec<String>, RequestError> {
         Some(other) => return Err(wrong_type("stop", "a string or an array of strings", other)),
     };
     Ok(stops.into_iter().filter(|text| !text.is_empty()).collect())
-}
-
-pub(crate) fn number(object: &Object, name: &str, least: f64, most: f64) -> Result<Option<f32>, RequestError> {
-    let Some(value) = member(object, name) else { return Ok(None) };
-    let n = value.as_f64().ok_or_else(|| wrong_type(name, "a number", value))?;
-    if (least..=most).contains(&n) {
-        Ok(Some(n as f32))
-    } else {
-        Err(RequestError::at(name, format!("`{name}` must be between {least} and {most}")))
-    }
-}
-
-pub(crate) fn whole(object: &Object, name: &str) -> Result<Option<i128>, RequestError> {
-    let Some(value) = member(object, name) else { return Ok(None) };
-    integer(value).map(Some).ok_or_else(|| wrong_type(name, "a whole number", value))
-}
-
-fn flag(object: &Object, name: &str, at: &str) -> Result<bool, RequestError> {
-    match member(object, name) {
-        None => Ok(false),
-        Some(Value::Bool(value)) => Ok(*value),
-        Some(other) => Err(wrong_type(at, "a boolean", other)),
-    }
-}
-
-pub(crate) fn string(value: &Value, at: &str) -> Result<String, RequestError> {
-    value.as_str().map(str::to_owned).ok_or_else(|| wrong_type(at, "a string", value))
-}
-
-pub(crate) fn wrong_type(at: &str, wanted: &str, found: &Value) -> RequestError {
-    RequestError::at(at, format!("`{at}` must be {wanted}, not {}", kind(found)))
 }
 
 #[cfg(test)]
@@ -428,9 +427,13 @@ mod tests {
         refused(&user(json!({ "tools": tools, "tool_choice": "required" })), "tool_choice");
         refused(&user(json!({ "functions": [{ "name": "f" }] })), "functions");
         refused(&user(json!({ "reasoning_effort": "some" })), "reasoning_effort");
-        refused(&user(json!({ "response_format": { "type": "json_object" } })), "response_format");
-        refused(&user(json!({ "logprobs": true })), "logprobs");
-        refused(&user(json!({ "logit_bias": { "5": 1 } })), "logit_bias");
+        refused(&user(json!({ "response_format": { "type": "yaml" } })), "response_format.type");
+        let no_schema = json!({ "type": "json_schema", "json_schema": { "name": "x" } });
+        refused(&user(json!({ "response_format": no_schema })), "response_format.json_schema.schema");
+        refused(&user(json!({ "logprobs": true, "top_logprobs": 21 })), "top_logprobs");
+        refused(&user(json!({ "logprobs": 3 })), "logprobs");
+        refused(&user(json!({ "logit_bias": { "x": 1 } })), "logit_bias");
+        refused(&user(json!({ "logit_bias": { "5": 1000 } })), "logit_bias");
         refused(&user(json!({ "modalities": ["text", "audio"] })), "modalities");
         refused(&user(json!({ "temperature": "hot" })), "temperature");
         refused(&user(json!({ "temperature": -1 })), "temperature");
@@ -472,6 +475,22 @@ mod tests {
         refused(&user(json!({ "tidegate_written": { "content": 7 } })), "tidegate_written.content");
         let decoded = decode_request(user(json!({ "tidegate_written": {} })).to_string().as_bytes()).unwrap();
         assert_eq!(decoded.request.written, Some(Written::default()));
+    }
+
+    #[test]
+    fn bias_probabilities_and_form_come_back() {
+        for constraint in [None, Some(OutputConstraint::Json), Some(OutputConstraint::JsonSchema("{\"a\":1}".into()))] {
+            let sampling = SamplingParams {
+                logit_bias: vec![(5, -100.0), (7, 1.5)],
+                top_logprobs: Some(3),
+                constraint,
+                ..SamplingParams::default()
+            };
+            let messages = vec![Message::new(Role::User, "hi")];
+            let request = ChatRequest { messages, sampling, ..ChatRequest::default() };
+            let call = ChatCall { request, ..ChatCall::default() };
+            assert_eq!(decode_request(&encode_request(&call)), Ok(call));
+        }
     }
 
     #[test]

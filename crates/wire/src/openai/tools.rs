@@ -1,8 +1,8 @@
 use chat::{Redacted, Tool, ToolCall};
 use serde_json::{Map, Value, json};
 
-use super::json::{count, member};
-use super::request::{RequestError, string, wrong_type};
+use crate::json::{count, member, string, wrong_type};
+use crate::request_error::RequestError;
 
 /// A part of a call, as a stream brings it; the first part of a call has its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -25,6 +25,9 @@ pub(super) fn attend<S: Simd, const R: usize>(task: &Task<'_>) -> Option<Partial
 
     let mut whole: Option<Partial> = None;
     let mut unpacked = vec![Lanes::ZERO; key_dim.max(value_dim)];
+    let first = keys.start - attention.stored.start..keys.end.min(keys.start + BLOCK) - attention.stored.start;
+    attention.keys.prefetch::<S>(first.clone(), head, key_dim);
+    attention.values.prefetch::<S>(first, head, attention.value_width);
     for part in cut(keys, PART) {
         let (mut most, mut sum) = (Lanes([LOWEST; WIDTH]), Lanes::ZERO);
         // Each row's values, one row after the other.
@@ -33,9 +36,10 @@ pub(super) fn attend<S: Simd, const R: usize>(task: &Task<'_>) -> Option<Partial
             let tokens = block.start - attention.stored.start..block.end - attention.stored.start;
             let pieces = || tokens.clone().step_by(WIDTH).map(|start| start..tokens.end.min(start + WIDTH));
             let mut weights = [[Lanes([f32::NEG_INFINITY; WIDTH]); BLOCK / WIDTH]; R];
-            // Memory delivers the values while scores are computed, and the next keys while values are mixed.
+            // Memory delivers the next block's values while scores are computed, and its keys while values are mixed.
             for (v, tokens) in pieces().enumerate() {
-                attention.values.prefetch::<S>(tokens.clone(), head, attention.value_width);
+                let next = tokens.start + BLOCK;
+                attention.values.prefetch::<S>(next..next + WIDTH, head, attention.value_width);
                 attention.keys.unpack::<S>(tokens, head, (key_dim, key_dim), flat_mut(&mut unpacked));
                 for (weights, scores) in weights.iter_mut().zip(scores::<S, R>(&unpacked, &queries)) {
                     weights[v] = scores;
