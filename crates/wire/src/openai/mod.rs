@@ -9,8 +9,8 @@ mod error;
 mod logprobs;
 mod models;
 mod reply;
-mod request;
-mod tools;
+pub(crate) mod request;
+pub(crate) mod tools;
 
 pub use completion::{CompletionCall, encode_completion};
 pub use error::{ErrorBody, decode_error, encode_error};

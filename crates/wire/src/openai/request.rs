@@ -349,7 +349,7 @@ fn constraint(object: &Object) -> Result<Option<OutputConstraint>, RequestError>
     }
 }
 
-fn stop(object: &Object) -> Result<Vec<String>, RequestError> {
+pub(crate) fn stop(object: &Object) -> Result<Vec<String>, RequestError> {
     let stops = match member(object, "stop") {
         None => Vec::new(),
         Some(Value::String(text)) => vec![text.clone()],

@@ -17,7 +17,7 @@ pub struct ToolCallPart {
     pub arguments: Redacted<String>,
 }
 
-pub(super) fn decode_tools(object: &Map<String, Value>) -> Result<Vec<Tool>, RequestError> {
+pub(crate) fn decode_tools(object: &Map<String, Value>) -> Result<Vec<Tool>, RequestError> {
     let list = match member(object, "tools") {
         None => return Ok(Vec::new()),
         Some(Value::Array(list)) => list,
@@ -70,7 +70,7 @@ pub(super) fn encode_tool(tool: &Tool) -> Value {
     json!({ "type": "function", "function": function })
 }
 
-pub(super) fn decode_tool_calls(object: &Map<String, Value>, at: &str) -> Result<Vec<ToolCall>, RequestError> {
+pub(crate) fn decode_tool_calls(object: &Map<String, Value>, at: &str) -> Result<Vec<ToolCall>, RequestError> {
     let at = format!("{at}.tool_calls");
     let list = match member(object, "tool_calls") {
         None => return Ok(Vec::new()),
