@@ -192,6 +192,44 @@ async fn anthropic_clients_get_the_same_answer_streamed_and_whole() {
 }
 
 #[tokio::test]
+async fn ollama_clients_get_the_same_answer_streamed_and_whole() {
+    const CHAT: &str = "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+    const GENERATE: &str = "POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+    let (fixture, _folder) = fixture().await;
+    let address = serve(&fixture.app, None).await;
+    let lines = |reply: &str| -> Vec<serde_json::Value> {
+        reply.lines().filter_map(|line| serde_json::from_str(line).ok()).filter(serde_json::Value::is_object).collect()
+    };
+    let options = r#""options":{"temperature":0,"num_predict":8}"#;
+    let chat = |stream: bool| {
+        format!(
+            r#"{{"model":"tiny:latest","messages":[{{"role":"user","content":"hello"}}],"stream":{stream},{options}}}"#
+        )
+    };
+    let (status, whole) = http(address, CHAT, &chat(false)).await;
+    assert_eq!(status, 200, "{whole}");
+    let whole = json(&whole);
+    assert_eq!((&whole["done"], &whole["model"]), (&true.into(), &"tiny".into()));
+    assert!(whole["eval_count"].as_u64().is_some_and(|count| (1..=8).contains(&count)), "{whole}");
+    let text = whole["message"]["content"].as_str().unwrap();
+
+    let (_, streamed) = http(address, CHAT, &chat(true)).await;
+    let streamed = lines(&streamed);
+    let pieces: String = streamed.iter().filter_map(|line| line["message"]["content"].as_str()).collect();
+    assert_eq!((pieces.as_str(), &streamed.last().unwrap()["done"]), (text, &true.into()));
+
+    let prompt = format!(r#"{{"model":"tiny","prompt":"hello","stream":false,{options}}}"#);
+    let (status, generated) = http(address, GENERATE, &prompt).await;
+    assert_eq!((status, json(&generated)["response"].as_str()), (200, Some(text)), "{generated}");
+
+    let listed = json(&http(address, "GET /api/tags HTTP/1.1\r\nHost: localhost", "").await.1);
+    assert_eq!(listed["models"][0]["name"], "tiny");
+    let (status, reply) = http(address, CHAT, r#"{"model":"gpt-9","messages":[{"role":"user","content":"x"}]}"#).await;
+    assert_eq!(status, 404);
+    assert!(json(&reply)["error"].as_str().is_some_and(|error| error.contains("gpt-9")), "{reply}");
+}
+
+#[tokio::test]
 async fn errors_have_the_right_status_and_say_what_is_wrong() {
     let (fixture, _folder) = fixture().await;
     let open = serve(&fixture.app, None).await;

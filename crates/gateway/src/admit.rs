@@ -12,7 +12,8 @@ use chat::Redacted;
 
 use crate::anthropic::AnthropicFailure;
 use crate::failure::Failure;
-use crate::{Gateway, MESSAGES};
+use crate::ollama::OllamaFailure;
+use crate::{Gateway, MESSAGES, OLLAMA};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -74,6 +75,7 @@ pub(crate) async fn admit(State(gateway): State<Arc<Gateway>>, request: Request,
     match gateway.admission.check(request.headers(), path == "/health") {
         Ok(()) => next.run(request).await,
         Err(failure) if path.starts_with(MESSAGES) => AnthropicFailure(failure).into_response(),
+        Err(failure) if path.starts_with(OLLAMA) => OllamaFailure(failure).into_response(),
         Err(failure) => failure.into_response(),
     }
 }

@@ -1,14 +1,15 @@
 //! The HTTP gateway: programs and agents get the same models, routing and explanations as the window.
 //!
 //! It parses, calls `app` and encodes. It decides nothing about models or nodes, and it keeps no state of its own but
-//! who may come in. Start at [`serve`]; `openai.rs` and `anthropic.rs` have
-//! the calls.
+//! who may come in. Start at [`serve`]; `openai.rs`, `anthropic.rs` and
+//! `ollama.rs` have the calls.
 
 #![warn(missing_docs)]
 
 mod admit;
 mod anthropic;
 mod failure;
+mod ollama;
 mod openai;
 mod reply;
 
@@ -34,6 +35,8 @@ const MAX_REQUEST_BYTES: usize = 16 << 20;
 
 /// Where Anthropic's dialect is spoken.
 pub(crate) const MESSAGES: &str = "/v1/messages";
+/// Where Ollama's is.
+pub(crate) const OLLAMA: &str = "/api/";
 
 pub(crate) struct Gateway {
     app: App,
@@ -66,6 +69,10 @@ pub fn router(app: App, key: Option<Redacted<String>>, address: SocketAddr) -> R
         .route("/v1/chat/completions", post(openai::chat_completions))
         .route(MESSAGES, post(anthropic::messages))
         .route(&format!("{MESSAGES}/count_tokens"), post(anthropic::count_tokens))
+        .route("/api/chat", post(ollama::chat))
+        .route("/api/generate", post(ollama::generate))
+        .route("/api/tags", get(ollama::tags))
+        .route("/api/version", get(ollama::version))
         .route("/v1/models", get(openai::models))
         .route("/health", get(health))
         .fallback(|| async { Failure::not_found("There is nothing at this path.") })
