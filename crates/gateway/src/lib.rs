@@ -1,8 +1,7 @@
 //! The HTTP gateway: programs and agents get the same models, routing and explanations as the window.
 //!
 //! It parses, calls `app` and encodes. It decides nothing about models or nodes, and it keeps no state of its own but
-//! who may come in. Start at [`serve`]; `openai.rs`, `anthropic.rs` and
-//! `ollama.rs` have the calls.
+//! who may come in. Start at [`serve`]; `openai.rs`, `anthropic.rs` and `ollama.rs` have the calls.
 
 #![warn(missing_docs)]
 
