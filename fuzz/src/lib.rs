@@ -62,7 +62,8 @@ unsafe impl GlobalAlloc for Bounded {
 fn hold(size: usize) {
     let held = HELD.fetch_add(size, Ordering::Relaxed).saturating_add(size);
     let limit = LIMIT.load(Ordering::Relaxed);
-    if held > limit {
+    // A panic is a finding already; what tells of it is not the engine's, and may not be asked for again inside of itself.
+    if held > limit && !std::thread::panicking() {
         // What tells of it allocates, too.
         LIMIT.store(usize::MAX, Ordering::Relaxed);
         eprintln!("{size} bytes more make {held}, more than {limit}\n{}", Backtrace::force_capture());

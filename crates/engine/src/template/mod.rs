@@ -27,6 +27,9 @@ const FUEL: u64 = 1_000_000;
 /// Stack of the thread that renders. Values are written and dropped by recursion, some 600 bytes for each list in a list,
 /// and the fuel is enough to put hundreds of thousands of lists into each other; pages that aren't touched cost nothing.
 const STACK: usize = 512 << 20;
+/// Characters of a line: minijinja 3.1 counts columns in 16 bits and, where overflow is checked, panics at an error behind
+/// the last one.
+const LONGEST_LINE: usize = u16::MAX as usize - 1;
 /// Bytes of one rendering: more than fits in any context.
 const MOST_OUTPUT: usize = 16 << 20;
 
@@ -65,6 +68,10 @@ impl ChatTemplate {
         environment.set_syntax(syntax);
         python::install(&mut environment);
         let source = source.unwrap_or_else(|| CHATML.to_owned());
+        if source.split('\n').any(|line| line.chars().count() > LONGEST_LINE) {
+            let why = format!("a line of it has more than {LONGEST_LINE} characters; break it into shorter ones");
+            return Err(LoadError::Template(why));
+        }
         environment.add_template_owned(NAME, without_generation_blocks(&source)).map_err(failed)?;
         Ok(Self { environment, source, bos: bos.to_owned(), eos: eos.to_owned(), seal: Seal::new(marks)? })
     }

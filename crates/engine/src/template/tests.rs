@@ -52,6 +52,15 @@ fn a_template_cannot_run_on_or_fill_the_memory() {
 }
 
 #[test]
+fn a_line_longer_than_columns_are_counted_is_refused() {
+    let error = render(&format!("{}{{{{ '", "x".repeat(LONGEST_LINE + 1))).unwrap_err();
+    assert!(error.to_string().contains("break it"), "{error}");
+    assert!(render(&format!("{}\n{{{{ 'y' }}}}", "x".repeat(LONGEST_LINE))).unwrap().ends_with('y'));
+    let error = render(&format!("{}\n{{{{ '", "x".repeat(LONGEST_LINE))).unwrap_err();
+    assert!(error.to_string().contains("string"), "{error}");
+}
+
+#[test]
 fn lists_in_lists_cost_no_more_than_others() {
     let twenty = format!("{}ns.x{}", "[".repeat(20), "]".repeat(20));
     let cases = [
