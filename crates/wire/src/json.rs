@@ -23,6 +23,16 @@ pub(crate) fn member<'a>(object: &'a Object, name: &str) -> Option<&'a Value> {
     object.get(name).filter(|value| !value.is_null())
 }
 
+/// The member of that name; `at` is where the object stands.
+pub(crate) fn required<'a>(object: &'a Object, name: &str, at: &str) -> Result<&'a Value, RequestError> {
+    let at = format!("{at}.{name}");
+    member(object, name).ok_or_else(|| RequestError::at(&at, format!("`{at}` is missing")))
+}
+
+pub(crate) fn required_string(object: &Object, name: &str, at: &str) -> Result<String, RequestError> {
+    string(required(object, name, at)?, &format!("{at}.{name}"))
+}
+
 /// A whole number, also where a program wrote it as `16.0`.
 pub(crate) fn integer(value: &Value) -> Option<i128> {
     if let Some(n) = value.as_i64() {

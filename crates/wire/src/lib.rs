@@ -13,4 +13,5 @@ pub mod ollama;
 pub mod openai;
 mod request_error;
 pub mod sse;
+mod turn;
 mod whole_answer;

@@ -13,6 +13,7 @@ use proptest::option;
 use proptest::prelude::*;
 use serde_json::Value;
 use wire::anthropic;
+use wire::openai::responses::{self, EventEncoder, Response, ResponseHead};
 use wire::openai::{
     ChatCall, ChunkEncoder, ErrorBody, Piece, ReplyHead, ToolCallPart, WholeAnswer, decode_chunk, decode_error,
     decode_models, decode_request, decode_response, encode_request, encode_response,
@@ -235,6 +236,20 @@ proptest! {
     }
 
     #[test]
+    fn any_stream_of_a_response_is_read_as_the_whole_response(events in vec(pieces(), 0..12)) {
+        let repeated = responses::decode_request(br#"{"input":"hi","instructions":"be brief"}"#).unwrap().repeated;
+        let head = ResponseHead { id: "resp_1".into(), created_at: 7, model: "m".into(), repeated };
+        let (mut encoder, mut response) = (EventEncoder::new(head.clone()), Response::new(head));
+        let mut stream: String = events.iter().map(|event| encoder.encode(event)).collect();
+        stream += &encoder.encode(&ChatEvent::Finished(finish()));
+        events.iter().for_each(|event| response.push(event));
+        let whole: Value = serde_json::from_slice(&response.encode(&finish())).unwrap();
+        let (items, ended) = items_of(&stream);
+        prop_assert_eq!(&ended, &whole);
+        prop_assert_eq!(whole["output"].as_array().unwrap(), &items);
+    }
+
+    #[test]
     fn any_bytes_are_a_value_or_an_error(bytes in vec(any::<u8>(), 0..200)) {
         read_as_everything(&bytes);
     }
@@ -318,10 +333,54 @@ fn accumulated(stream: &str) -> Value {
     message
 }
 
+/// The items that a program makes of a stream's deltas, and the response at its end; panics where events don't follow each
+/// other as they must.
+fn items_of(stream: &str) -> (Vec<Value>, Value) {
+    let mut events = VecDeque::new();
+    SseDecoder::default().push(stream.as_bytes(), &mut events).unwrap();
+    let (mut items, mut read, mut ended) = (Vec::<Value>::new(), String::new(), None);
+    for (number, event) in events.into_iter().enumerate() {
+        let data: Value = serde_json::from_str(&event.data).unwrap();
+        assert!(ended.is_none() && data["type"] == *event.name.unwrap() && data["sequence_number"] == number);
+        let name = data["type"].as_str().unwrap().strip_prefix("response.").unwrap();
+        if let Some(index) = data["output_index"].as_u64() {
+            let is_added = name == "output_item.added";
+            assert_eq!(index as usize + usize::from(!is_added), items.len());
+        }
+        let part = |item: &Value| item.pointer("/content/0").cloned().unwrap_or(Value::Null);
+        match name {
+            "created" | "in_progress" => assert_eq!(data["response"]["status"], "in_progress"),
+            "output_item.added" => {
+                assert!(read.is_empty());
+                items.push(data["item"].clone());
+            }
+            "content_part.added" => assert!(part(items.last().unwrap()).is_null()),
+            "output_text.delta" | "reasoning_text.delta" | "function_call_arguments.delta" => {
+                assert_eq!(data["item_id"], items.last().unwrap()["id"]);
+                read += data["delta"].as_str().unwrap();
+            }
+            "output_text.done" | "reasoning_text.done" => assert_eq!(data["text"], *read),
+            "function_call_arguments.done" => assert_eq!(data["arguments"], *std::mem::take(&mut read)),
+            "content_part.done" => assert_eq!(data["part"]["text"], *std::mem::take(&mut read)),
+            "output_item.done" => {
+                let item = items.last_mut().unwrap();
+                assert_eq!((&data["item"]["id"], &data["item"]["type"]), (&item["id"], &item["type"]));
+                *item = data["item"].clone();
+            }
+            other => {
+                assert_eq!(other, "incomplete");
+                ended = Some(data["response"].clone());
+            }
+        }
+    }
+    (items, ended.unwrap())
+}
+
 fn read_as_everything(bytes: &[u8]) {
     let _ = decode_request(bytes);
     let _ = anthropic::decode_request(bytes);
     let _ = anthropic::decode_count(bytes);
+    let _ = responses::decode_request(bytes);
     let _ = decode_response(bytes);
     let _ = decode_models(bytes);
     if let Some(error) = decode_error(bytes) {
@@ -334,14 +393,14 @@ fn read_as_everything(bytes: &[u8]) {
 
 /// JSON of the dialects with any part of it replaced by something that doesn't belong there.
 fn mangled() -> impl Strategy<Value = String> {
-    let names = "(system|thinking|output_config|max_tokens|stop_sequences|input|input_schema|tool_use_id|is_error|tool_choice|tools|tool_calls|function|name|arguments|parameters|messages|role|content|type|text|choices|delta|message|finish_reason|usage|prompt_tokens|timings|error|detail|data|id|index|stop|seed|n)";
+    let names = "(instructions|include|top_logprobs|format|schema|reasoning|effort|summary|output|call_id|system|thinking|output_config|max_tokens|stop_sequences|input|input_schema|tool_use_id|is_error|tool_choice|tools|tool_calls|function|name|arguments|parameters|messages|role|content|type|text|choices|delta|message|finish_reason|usage|prompt_tokens|timings|error|detail|data|id|index|stop|seed|n)";
     let leaf = prop_oneof![
         Just("null".to_owned()),
         Just("true".to_owned()),
         Just("-1e308".to_owned()),
         Just("18446744073709551615".to_owned()),
         Just("0.5".to_owned()),
-        "\"(user|assistant|text|thinking|tool_use|tool_result|stop|length|list|error|é)?\"",
+        "\"(user|assistant|message|input_text|reasoning|function_call|function_call_output|json_schema|text|thinking|tool_use|tool_result|stop|length|list|error|é)?\"",
     ];
     leaf.prop_recursive(5, 40, 6, move |inner| {
         let object = vec((names, inner.clone()), 0..6).prop_map(|members| {

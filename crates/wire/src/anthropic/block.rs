@@ -1,9 +1,10 @@
-use chat::{Message, Redacted, Role};
+use chat::{Message, Role};
 use serde_json::Value;
 
-use super::tools::{decode_tool_use, required, required_string};
-use crate::json::{Object, flag, member, wrong_type};
+use super::tools::decode_tool_use;
+use crate::json::{Object, flag, member, required, required_string, wrong_type};
 use crate::request_error::RequestError;
+use crate::turn::{append_line, turn_of};
 
 /// Appends what a turn says. Turns of the same role that follow each other are one, as the dialect says; the result of a
 /// call is a message of its own, in its place.
@@ -96,19 +97,4 @@ fn refused(kind: &str, at: &str) -> RequestError {
         _ => "only text, thinking, tool_use and tool_result blocks are supported",
     };
     RequestError::at(format!("{at}.type"), message)
-}
-
-/// The last message where it is `role`'s, else a new one.
-fn turn_of(messages: &mut Vec<Message>, role: Role) -> &mut Message {
-    if messages.last().is_none_or(|last| last.role != role) {
-        messages.push(Message::new(role, ""));
-    }
-    messages.last_mut().expect("there is a last one now")
-}
-
-fn append_line(text: &mut Redacted<String>, more: &str) {
-    if !text.0.is_empty() && !more.is_empty() {
-        text.0.push('\n');
-    }
-    text.0.push_str(more);
 }

@@ -2,8 +2,8 @@ use chat::{ChatRequest, Message, OutputConstraint, ReasoningEffort, Role, Sampli
 use serde_json::{Value, json};
 
 use super::block::{decode_texts, decode_turn};
-use super::tools::{decode_tools, required};
-use crate::json::{Object, body_object, flag, member, number, string, whole, wrong_type};
+use super::tools::decode_tools;
+use crate::json::{Object, body_object, flag, member, number, required, string, whole, wrong_type};
 use crate::request_error::RequestError;
 
 /// One call of `/v1/messages`, decoded.

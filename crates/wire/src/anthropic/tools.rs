@@ -1,7 +1,7 @@
 use chat::{Redacted, Tool, ToolCall};
 use serde_json::{Value, json};
 
-use crate::json::{Object, member, string, wrong_type};
+use crate::json::{Object, member, required, required_string, string, wrong_type};
 use crate::request_error::RequestError;
 
 /// The name of the only member of an `input` that holds arguments which are no JSON object.
@@ -83,15 +83,6 @@ pub(super) fn input_of(call: &ToolCall) -> Value {
 /// Whether the text is a JSON object, which [`input_of`] gives as it is.
 pub(super) fn is_object(text: &str) -> bool {
     matches!(serde_json::from_str(text), Ok(Value::Object(_)))
-}
-
-pub(super) fn required<'a>(object: &'a Object, name: &str, at: &str) -> Result<&'a Value, RequestError> {
-    let at = format!("{at}.{name}");
-    member(object, name).ok_or_else(|| RequestError::at(&at, format!("`{at}` is missing")))
-}
-
-pub(super) fn required_string(object: &Object, name: &str, at: &str) -> Result<String, RequestError> {
-    string(required(object, name, at)?, &format!("{at}.{name}"))
 }
 
 #[cfg(test)]

@@ -4,16 +4,20 @@ use chat::{ScoredToken, TokenLogprob};
 use serde_json::{Value, json};
 
 pub(super) fn encode_logprobs(tokens: &[TokenLogprob]) -> Value {
+    json!({ "content": encode_tokens(tokens), "refusal": null })
+}
+
+/// One entry for each token.
+pub(super) fn encode_tokens(tokens: &[TokenLogprob]) -> Vec<Value> {
     let scored = |token: &ScoredToken| json!({ "token": String::from_utf8_lossy(&token.bytes), "logprob": token.logprob, "bytes": token.bytes });
-    let content: Vec<Value> = tokens
+    tokens
         .iter()
         .map(|token| {
             let mut entry = scored(&token.drawn);
             entry["top_logprobs"] = token.top.iter().map(scored).collect();
             entry
         })
-        .collect();
-    json!({ "content": content, "refusal": null })
+        .collect()
 }
 
 /// Entries that aren't a token with its probability are passed over: mlx_lm has ids instead of texts.

@@ -3,6 +3,7 @@
 //! A program's request comes in through [`decode_request`] and is answered with [`ChunkEncoder`] or
 //! [`encode_response`]; a node is asked with [`encode_request`], or with
 //! [`encode_completion`] to go on with plain text, and understood with [`decode_chunk`] or [`decode_response`].
+//! Programs may also ask in the younger dialect of [`responses`].
 
 mod completion;
 mod error;
@@ -10,6 +11,7 @@ mod logprobs;
 mod models;
 mod reply;
 pub(crate) mod request;
+pub mod responses;
 pub(crate) mod tools;
 
 pub use completion::{CompletionCall, encode_completion};

@@ -304,7 +304,7 @@ fn decode_timings(value: &Value) -> Option<Timings> {
     (timings != Timings::default()).then_some(timings)
 }
 
-fn progress_words(progress: Progress) -> String {
+pub(super) fn progress_words(progress: Progress) -> String {
     match progress {
         Progress::Loading { done, total } => format!("loading {}/{}", done.0, total.0),
         Progress::Waiting { ahead } => format!("waiting {ahead}"),

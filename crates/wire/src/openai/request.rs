@@ -280,6 +280,7 @@ fn part_text<'a>(part: &'a Value, at: &str) -> Result<&'a str, RequestError> {
 fn sampling(object: &Object) -> Result<SamplingParams, RequestError> {
     let repetition =
         if member(object, "repetition_penalty").is_some() { "repetition_penalty" } else { "repeat_penalty" };
+    let top_logprobs = top_logprobs(object)?;
     let most = if member(object, "max_completion_tokens").is_some() { "max_completion_tokens" } else { "max_tokens" };
     Ok(SamplingParams {
         temperature: number(object, "temperature", 0.0, 100.0)?,
@@ -299,7 +300,7 @@ fn sampling(object: &Object) -> Result<SamplingParams, RequestError> {
         },
         stop: stop(object)?,
         logit_bias: logit_bias(object)?,
-        top_logprobs: top_logprobs(object)?,
+        top_logprobs: flag(object, "logprobs", "logprobs")?.then_some(top_logprobs),
         constraint: constraint(object)?,
     })
 }
@@ -316,16 +317,16 @@ fn logit_bias(object: &Object) -> Result<Vec<(u32, f32)>, RequestError> {
     all.iter().map(one).collect()
 }
 
-fn top_logprobs(object: &Object) -> Result<Option<usize>, RequestError> {
+/// How many tokens are to be told beside each.
+pub(super) fn top_logprobs(object: &Object) -> Result<usize, RequestError> {
     const MOST: usize = 20;
-    let top = match whole(object, "top_logprobs")? {
-        None => 0,
+    match whole(object, "top_logprobs")? {
+        None => Ok(0),
         Some(top) => usize::try_from(top)
             .ok()
             .filter(|top| *top <= MOST)
-            .ok_or_else(|| RequestError::at("top_logprobs", format!("`top_logprobs` must be between 0 and {MOST}")))?,
-    };
-    Ok(flag(object, "logprobs", "logprobs")?.then_some(top))
+            .ok_or_else(|| RequestError::at("top_logprobs", format!("`top_logprobs` must be between 0 and {MOST}"))),
+    }
 }
 
 fn constraint(object: &Object) -> Result<Option<OutputConstraint>, RequestError> {

@@ -18,13 +18,19 @@ pub struct ToolCallPart {
 }
 
 pub(crate) fn decode_tools(object: &Map<String, Value>) -> Result<Vec<Tool>, RequestError> {
+    let offered = offered_tools(object)?.iter().enumerate();
+    offered.map(|(index, value)| decode_tool(value, &format!("tools[{index}]"))).collect()
+}
+
+/// What stands in `tools`, where the model may call it.
+pub(super) fn offered_tools(object: &Map<String, Value>) -> Result<&[Value], RequestError> {
     let list = match member(object, "tools") {
-        None => return Ok(Vec::new()),
+        None => return Ok(&[]),
         Some(Value::Array(list)) => list,
         Some(other) => return Err(wrong_type("tools", "an array", other)),
     };
     match member(object, "tool_choice") {
-        Some(Value::String(choice)) if choice == "none" => return Ok(Vec::new()),
+        Some(Value::String(choice)) if choice == "none" => return Ok(&[]),
         Some(Value::String(choice)) if choice == "auto" => {}
         None => {}
         Some(_) if list.is_empty() => {}
@@ -32,7 +38,7 @@ pub(crate) fn decode_tools(object: &Map<String, Value>) -> Result<Vec<Tool>, Req
             return Err(RequestError::at("tool_choice", "a call can't be forced: `tool_choice` must be auto or none"));
         }
     }
-    list.iter().enumerate().map(|(index, value)| decode_tool(value, &format!("tools[{index}]"))).collect()
+    Ok(list)
 }
 
 fn decode_tool(value: &Value, at: &str) -> Result<Tool, RequestError> {
@@ -46,14 +52,18 @@ fn decode_tool(value: &Value, at: &str) -> Result<Tool, RequestError> {
         Some(other) => return Err(wrong_type(&function_at, "an object", other)),
         None => return Err(RequestError::at(&function_at, format!("`{function_at}` is missing"))),
     };
-    let name_at = format!("{function_at}.name");
+    decode_function(function, &function_at)
+}
+
+pub(super) fn decode_function(function: &Map<String, Value>, at: &str) -> Result<Tool, RequestError> {
+    let name_at = format!("{at}.name");
     let name = member(function, "name").ok_or_else(|| RequestError::at(&name_at, format!("`{name_at}` is missing")))?;
     let description = member(function, "description");
-    let description = description.map(|text| string(text, &format!("{function_at}.description"))).transpose()?;
+    let description = description.map(|text| string(text, &format!("{at}.description"))).transpose()?;
     let parameters = match member(function, "parameters") {
         None => String::new(),
         Some(schema @ Value::Object(_)) => schema.to_string(),
-        Some(other) => return Err(wrong_type(&format!("{function_at}.parameters"), "an object", other)),
+        Some(other) => return Err(wrong_type(&format!("{at}.parameters"), "an object", other)),
     };
     Ok(Tool { name: string(name, &name_at)?, description: description.unwrap_or_default(), parameters })
 }
