@@ -192,6 +192,59 @@ async fn anthropic_clients_get_the_same_answer_streamed_and_whole() {
 }
 
 #[tokio::test]
+async fn responses_are_the_same_streamed_and_whole() {
+    const RESPONSES: &str = "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+    let (fixture, _folder) = fixture().await;
+    let address = serve(&fixture.app, None).await;
+    let body = |stream: bool| {
+        format!(
+            r#"{{"model":"tiny","instructions":"Be brief.","input":[{{"role":"user","content":[{{"type":"input_text","text":"hello"}}]}}],
+                "temperature":0,"max_output_tokens":8,"store":true,"include":["message.output_text.logprobs"],"stream":{stream}}}"#
+        )
+    };
+    let (status, whole) = http(address, RESPONSES, &body(false)).await;
+    assert_eq!(status, 200, "{whole}");
+    assert!(whole.to_lowercase().contains("x-tidegate-route: here"), "{whole}");
+    let whole = json(&whole);
+    assert_eq!((&whole["object"], &whole["store"]), (&"response".into(), &false.into()));
+    let usage = |name: &str| whole["usage"][name].as_u64().unwrap();
+    assert_eq!(usage("input_tokens") + usage("output_tokens"), usage("total_tokens"));
+    let part = &whole["output"][0]["content"][0];
+    assert!(part["text"].as_str().is_some_and(|text| !text.is_empty()), "{whole}");
+    assert!(part["logprobs"].as_array().is_some_and(|tokens| (1..=8).contains(&tokens.len())), "{whole}");
+
+    let (status, streamed) = http(address, RESPONSES, &body(true)).await;
+    assert_eq!(status, 200);
+    let events: Vec<serde_json::Value> =
+        streamed.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok()).collect();
+    assert_eq!(events[0]["type"], "response.created", "{streamed}");
+    let ended = &events.last().unwrap()["response"];
+    let item = &ended["output"][0];
+    assert_eq!((&item["content"], &ended["status"]), (&whole["output"][0]["content"], &whole["status"]));
+    let pieces: String = events.iter().filter_map(|event| event["delta"].as_str()).collect();
+    assert_eq!(pieces, part["text"].as_str().unwrap());
+    for (number, event) in events.iter().enumerate() {
+        assert_eq!(event["sequence_number"], number, "{streamed}");
+    }
+
+    let formed = r#"{"model":"tiny","input":"hello","temperature":0,"max_output_tokens":60,"text":{"format":{"type":"json_schema",
+        "name":"x","schema":{"type":"object","properties":{"ok":{"type":"boolean"}},"required":["ok"],"additionalProperties":false}}}}"#;
+    let reply = json(&http(address, RESPONSES, formed).await.1);
+    let text = reply["output"][0]["content"][0]["text"].as_str().unwrap();
+    assert!(serde_json::from_str::<serde_json::Value>(text).unwrap()["ok"].is_boolean(), "{text}");
+
+    for (body, status, param) in [
+        ("{", 400, serde_json::Value::Null),
+        (r#"{"model":"tiny","input":"x","previous_response_id":"resp_1"}"#, 400, "previous_response_id".into()),
+        (r#"{"model":"tiny","input":"x","tools":[{"type":"web_search"}]}"#, 400, "tools[0].type".into()),
+        (r#"{"model":"gpt-9","input":"x"}"#, 404, serde_json::Value::Null),
+    ] {
+        let (given, reply) = http(address, RESPONSES, body).await;
+        assert_eq!((given, &json(&reply)["error"]["param"]), (status, &param), "{reply}");
+    }
+}
+
+#[tokio::test]
 async fn ollama_clients_get_the_same_answer_streamed_and_whole() {
     const CHAT: &str = "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
     const GENERATE: &str = "POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";

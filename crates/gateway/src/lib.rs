@@ -1,7 +1,8 @@
 //! The HTTP gateway: programs and agents get the same models, routing and explanations as the window.
 //!
 //! It parses, calls `app` and encodes. It decides nothing about models or nodes, and it keeps no state of its own but
-//! who may come in. Start at [`serve`]; `openai.rs`, `anthropic.rs` and `ollama.rs` have the calls.
+//! who may come in. Start at [`serve`]; `openai.rs`, `responses.rs`, `anthropic.rs` and `ollama.rs` have
+//! the calls.
 
 #![warn(missing_docs)]
 
@@ -11,6 +12,7 @@ mod failure;
 mod ollama;
 mod openai;
 mod reply;
+mod responses;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -66,6 +68,7 @@ pub fn router(app: App, key: Option<Redacted<String>>, address: SocketAddr) -> R
     let gateway = Arc::new(Gateway { app, admission: Admission::new(key, address) });
     Router::new()
         .route("/v1/chat/completions", post(openai::chat_completions))
+        .route("/v1/responses", post(responses::create))
         .route(MESSAGES, post(anthropic::messages))
         .route(&format!("{MESSAGES}/count_tokens"), post(anthropic::count_tokens))
         .route("/api/chat", post(ollama::chat))

@@ -16,15 +16,24 @@ const REASON: HeaderName = HeaderName::from_static("x-tidegate-reason");
 /// Reads an answer to its end.
 pub(crate) async fn whole(completion: Completion) -> Result<(WholeAnswer, Finish), AppError> {
     let mut answer = WholeAnswer::default();
+    let take = |event| match event {
+        ChatEvent::Text(piece) => answer.text.push_str(&piece),
+        ChatEvent::Thinking(piece) => answer.thinking.push_str(&piece),
+        ChatEvent::ToolCall { call, .. } => answer.calls.push(call),
+        ChatEvent::Logprobs(tokens) => answer.logprobs.extend(tokens),
+        ChatEvent::Progress(_) | ChatEvent::Tokens { .. } | ChatEvent::Finished(_) => {}
+    };
+    let finish = read(completion, take).await?;
+    Ok((answer, finish))
+}
+
+/// Hands over what an answer says up to its end, which must come.
+pub(crate) async fn read(completion: Completion, mut take: impl FnMut(ChatEvent)) -> Result<Finish, AppError> {
     let mut events = completion.into_chat_events();
     while let Some(event) = events.next().await {
         match event? {
-            ChatEvent::Text(piece) => answer.text.push_str(&piece),
-            ChatEvent::Thinking(piece) => answer.thinking.push_str(&piece),
-            ChatEvent::ToolCall { call, .. } => answer.calls.push(call),
-            ChatEvent::Logprobs(tokens) => answer.logprobs.extend(tokens),
-            ChatEvent::Finished(finish) => return Ok((answer, finish)),
-            ChatEvent::Progress(_) | ChatEvent::Tokens { .. } => {}
+            ChatEvent::Finished(finish) => return Ok(finish),
+            event => take(event),
         }
     }
     Err(AppError { code: ErrorCode::CutOff, sentence: "The answer ended in the middle.".to_owned(), hint: None })
