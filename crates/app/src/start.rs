@@ -25,7 +25,7 @@ use crate::trust;
 use crate::vitals_watch::{Vitals, VitalsWatch};
 
 /// A model that nobody asked anything for this long gives its memory back.
-const IDLE_UNLOAD: Duration = Duration::from_secs(600);
+pub const IDLE_UNLOAD: Duration = Duration::from_secs(600);
 /// Weights are held in RAM this much longer than an answer: a next question often follows the reading of a short one.
 const RELEASE_WEIGHTS: Duration = Duration::from_secs(10);
 /// Nodes are asked how they are this often while somebody looks, and ten times less often otherwise.

@@ -1,12 +1,17 @@
 use app::{AppError, ErrorCode};
+use axum::extract::Request;
 use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use wire::openai::{ErrorBody, RequestError, encode_error};
+use wire::openai::{ErrorBody, RequestError};
+use wire::{anthropic, ollama, openai};
+
+use crate::{MESSAGES, OLLAMA};
 
 /// The one place where errors become HTTP.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) status: StatusCode,
     pub(crate) body: ErrorBody,
@@ -80,7 +85,25 @@ impl From<AppError> for Failure {
 }
 
 impl IntoResponse for Failure {
+    /// Without a body: [`in_dialect`] knows the path, and writes it.
     fn into_response(self) -> Response {
-        (self.status, [(CONTENT_TYPE, "application/json")], encode_error(&self.body)).into_response()
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
     }
+}
+
+/// Writes every failure in the shape that is read at its path: Anthropic's, Ollama's, or OpenAI's everywhere else.
+pub(crate) async fn in_dialect(request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let encode: fn(StatusCode, &ErrorBody) -> Vec<u8> = if path.starts_with(MESSAGES) {
+        |status, body| anthropic::encode_error(status.as_u16(), &body.message)
+    } else if path.starts_with(OLLAMA) {
+        |_, body| ollama::encode_error(&body.message).into_bytes()
+    } else {
+        |_, body| openai::encode_error(body)
+    };
+    let mut response = next.run(request).await;
+    let Some(Failure { status, body }) = response.extensions_mut().remove() else { return response };
+    (status, [(CONTENT_TYPE, "application/json")], encode(status, &body)).into_response()
 }

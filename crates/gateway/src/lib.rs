@@ -71,6 +71,8 @@ pub fn router(app: App, key: Option<Redacted<String>>, address: SocketAddr) -> R
         .route("/api/chat", post(ollama::chat))
         .route("/api/generate", post(ollama::generate))
         .route("/api/tags", get(ollama::tags))
+        .route("/api/show", post(ollama::show))
+        .route("/api/ps", get(ollama::ps))
         .route("/api/version", get(ollama::version))
         .route("/v1/models", get(openai::models))
         .route("/health", get(health))
@@ -78,6 +80,7 @@ pub fn router(app: App, key: Option<Redacted<String>>, address: SocketAddr) -> R
         .method_not_allowed_fallback(|| async { Failure::method_not_allowed() })
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
         .layer(middleware::from_fn_with_state(gateway.clone(), admit::admit))
+        .layer(middleware::from_fn(failure::in_dialect))
         .with_state(gateway)
 }
 
