@@ -254,6 +254,23 @@ async fn ollama_clients_get_the_same_answer_streamed_and_whole() {
 }
 
 #[tokio::test]
+async fn a_full_server_says_when_to_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny_model(7).write(folder.path(), "tiny.gguf").unwrap();
+    let fixture = Fixture::start_narrow(&[model], 1).await;
+    let address = serve(&fixture.app, None).await;
+    let body = r#"{"model":"tiny","messages":[{"role":"user","content":"hello"}],"max_tokens":300,"stream":true}"#;
+    let replies = futures::future::join_all((0..12).map(|_| http(address, POST, body))).await;
+    let (answered, refused): (Vec<_>, Vec<_>) = replies.into_iter().partition(|(status, _)| *status == 200);
+    assert!(answered.len() >= 2 && !refused.is_empty(), "{} of 12 answered", answered.len());
+    assert!(answered.iter().all(|(_, reply)| reply.contains("[DONE]")));
+    for (status, reply) in refused {
+        assert_eq!((status, json(&reply)["error"]["code"].as_str()), (503, Some("busy")), "{reply}");
+        assert!(reply.to_lowercase().contains("retry-after: "), "{reply}");
+    }
+}
+
+#[tokio::test]
 async fn errors_have_the_right_status_and_say_what_is_wrong() {
     let (fixture, _folder) = fixture().await;
     let open = serve(&fixture.app, None).await;

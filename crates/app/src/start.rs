@@ -52,6 +52,10 @@ pub struct AppConfig {
     pub draft: Option<Draft>,
     /// Threads that compute; `None` is one for each core. The first application of a process decides.
     pub threads: Option<usize>,
+    /// Answers that are written here at the same time; `None` is 4.
+    pub slots: Option<usize>,
+    /// Requests that may wait for a slot; more are refused. `None` is 64.
+    pub most_waiting: Option<usize>,
 }
 
 /// Why the application can't start.
@@ -332,13 +336,16 @@ fn engine_config(config: &AppConfig, readings: Arc<OnceLock<watch::Receiver<Arc<
         let latest = readings.get().map(|readings| readings.borrow().clone());
         latest.map_or(chat::Bytes::ZERO, |latest| may_wire(&latest.snapshot, wired))
     };
+    let usual = EngineConfig::default();
     EngineConfig {
         idle_unload: Some(IDLE_UNLOAD),
         threads: config.threads,
+        slots: config.slots.unwrap_or(usual.slots),
+        most_waiting: config.most_waiting.unwrap_or(usual.most_waiting),
         cache_dir: Some(config.data_dir.join("caches")),
         wiring: Some(Wiring { budget: Arc::new(budget), release_after: RELEASE_WEIGHTS }),
         own_footprint: || vitals::Sampler::new().sample().own.map(|own| own.footprint),
-        ..EngineConfig::default()
+        ..usual
     }
 }
 

@@ -2,13 +2,17 @@ use app::{AppError, ErrorCode};
 use axum::extract::Request;
 use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use wire::openai::{ErrorBody, RequestError};
 use wire::{anthropic, ollama, openai};
 
 use crate::{MESSAGES, OLLAMA};
+
+/// What a client is told to wait before it asks a full server again: about a short answer, since the end of one makes
+/// room.
+const SECONDS_TO_WAIT: u64 = 2;
 
 /// The one place where errors become HTTP.
 #[derive(Clone, Debug)]
@@ -67,7 +71,7 @@ impl From<AppError> for Failure {
         let (status, kind) = match error.code {
             ErrorCode::BadRequest => (StatusCode::BAD_REQUEST, "invalid_request_error"),
             ErrorCode::NotFound | ErrorCode::NoModel => (StatusCode::NOT_FOUND, "invalid_request_error"),
-            ErrorCode::DoesNotFit => (StatusCode::SERVICE_UNAVAILABLE, "server_error"),
+            ErrorCode::DoesNotFit | ErrorCode::Busy => (StatusCode::SERVICE_UNAVAILABLE, "server_error"),
             ErrorCode::NodeUnreachable | ErrorCode::NodeUnauthorized | ErrorCode::NodeFailed | ErrorCode::CutOff => {
                 (StatusCode::BAD_GATEWAY, "server_error")
             }
@@ -105,5 +109,9 @@ pub(crate) async fn in_dialect(request: Request, next: Next) -> Response {
     };
     let mut response = next.run(request).await;
     let Some(Failure { status, body }) = response.extensions_mut().remove() else { return response };
-    (status, [(CONTENT_TYPE, "application/json")], encode(status, &body)).into_response()
+    let mut response = (status, [(CONTENT_TYPE, "application/json")], encode(status, &body)).into_response();
+    if body.code.as_deref() == Some(ErrorCode::Busy.as_str()) {
+        response.headers_mut().insert(RETRY_AFTER, SECONDS_TO_WAIT.into());
+    }
+    response
 }
