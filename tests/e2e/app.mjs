@@ -3,10 +3,10 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, symlinkSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { basename, dirname, join } from "node:path";
+import { basename, join } from "node:path";
 import { createInterface } from "node:readline";
 
 import { Page, until } from "./webdriver.mjs";
@@ -24,6 +24,10 @@ function fail(message) {
 
 export const newFolder = () => mkdtempSync(join(tmpdir(), "tidegate-e2e-"));
 
+/** Only the starter, whatever else a developer has beside it. */
+const starterFolder = newFolder();
+symlinkSync(starter, join(starterFolder, basename(starter)));
+
 /** Everything started here that has not ended: a test that fails must not leave its app to the next one. */
 const started = new Set();
 
@@ -36,7 +40,7 @@ export async function endAll() {
 
 /** The running app with its page. `kill` is what a crash is; `end` is what logging out is. */
 export class App {
-  static async start(data, { models = dirname(starter), files = [] } = {}) {
+  static async start(data, { models = starterFolder, files = [] } = {}) {
     const [port, native] = [await freePort(), await freePort()];
     const child = spawn(driver, ["--port", port, "--native-port", native], { stdio: ["ignore", "ignore", "pipe"] });
     started.add(child);

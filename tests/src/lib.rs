@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use app::chat::Redacted;
 use app::{App, AppConfig, ErrorCode, OffloadMode, ReplyEvent, ReplyStream, SendMessage, StoredMessage};
@@ -25,6 +26,14 @@ impl Fixture {
         let folder = tempfile::tempdir().expect("a folder for the test");
         let app = App::start(config(folder.path(), mode, models)).await.expect("the app starts");
         Self { app, folder }
+    }
+
+    /// Starts one that writes one answer at a time, and lets as many requests wait as it says.
+    pub async fn start_narrow(models: &[PathBuf], most_waiting: usize) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let config = config(folder.path(), OffloadMode::LocalOnly, models);
+        let config = AppConfig { slots: Some(1), most_waiting: Some(most_waiting), ..config };
+        Self { app: App::start(config).await.expect("the app starts"), folder }
     }
 
     /// Ends the application and starts it again on the same folder.
@@ -97,7 +106,7 @@ pub async fn serve(app: &App, key: Option<&str>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
     let address = listener.local_addr().expect("a bound listener has an address");
     let key = key.map(|key| Redacted(key.to_owned()));
-    tokio::spawn(gateway::serve(listener, app.clone(), key, std::future::pending()));
+    tokio::spawn(gateway::serve(listener, app.clone(), key, std::future::pending(), Duration::ZERO));
     address
 }
 

@@ -277,9 +277,50 @@ async fn ollama_clients_get_the_same_answer_streamed_and_whole() {
 
     let listed = json(&http(address, "GET /api/tags HTTP/1.1\r\nHost: localhost", "").await.1);
     assert_eq!(listed["models"][0]["name"], "tiny");
+    assert!(listed["models"][0]["modified_at"].as_str().is_some_and(|at| at > "2026"), "{listed}");
+    const SHOW: &str = "POST /api/show HTTP/1.1\r\nHost: localhost";
+    let shown = json(&http(address, SHOW, r#"{"model":"tiny:latest"}"#).await.1);
+    let family = shown["model_info"]["general.architecture"].as_str().unwrap();
+    assert!(shown["model_info"][format!("{family}.context_length")].as_u64().is_some_and(|tokens| tokens > 0));
+    assert_eq!(shown["capabilities"][0], "completion");
+
+    const PS: &str = "GET /api/ps HTTP/1.1\r\nHost: localhost";
+    let running = async || json(&http(address, PS, "").await.1)["models"].clone();
+    assert_eq!(running().await[0]["name"], "tiny");
+    let unload = r#"{"model":"tiny","messages":[],"keep_alive":0,"stream":false}"#;
+    assert_eq!(json(&http(address, CHAT, unload).await.1)["done_reason"], "unload");
+    assert_eq!(running().await, serde_json::json!([]));
+    assert_eq!(json(&http(address, GENERATE, r#"{"model":"tiny"}"#).await.1)["done_reason"], "load");
+    assert_eq!(running().await[0]["name"], "tiny");
+
+    for (head, body) in [
+        (SHOW, r#"{"model":"gpt-9"}"#),
+        ("GET /api/nothing HTTP/1.1\r\nHost: localhost", ""),
+        (CHAT, r#"{"model":"gpt-9","keep_alive":0}"#),
+    ] {
+        let (status, reply) = http(address, head, body).await;
+        assert_eq!((status, json(&reply)["error"].is_string()), (404, true), "{reply}");
+    }
     let (status, reply) = http(address, CHAT, r#"{"model":"gpt-9","messages":[{"role":"user","content":"x"}]}"#).await;
     assert_eq!(status, 404);
     assert!(json(&reply)["error"].as_str().is_some_and(|error| error.contains("gpt-9")), "{reply}");
+}
+
+#[tokio::test]
+async fn a_full_server_says_when_to_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny_model(7).write(folder.path(), "tiny.gguf").unwrap();
+    let fixture = Fixture::start_narrow(&[model], 1).await;
+    let address = serve(&fixture.app, None).await;
+    let body = r#"{"model":"tiny","messages":[{"role":"user","content":"hello"}],"max_tokens":300,"stream":true}"#;
+    let replies = futures::future::join_all((0..12).map(|_| http(address, POST, body))).await;
+    let (answered, refused): (Vec<_>, Vec<_>) = replies.into_iter().partition(|(status, _)| *status == 200);
+    assert!(answered.len() >= 2 && !refused.is_empty(), "{} of 12 answered", answered.len());
+    assert!(answered.iter().all(|(_, reply)| reply.contains("[DONE]")));
+    for (status, reply) in refused {
+        assert_eq!((status, json(&reply)["error"]["code"].as_str()), (503, Some("busy")), "{reply}");
+        assert!(reply.to_lowercase().contains("retry-after: "), "{reply}");
+    }
 }
 
 #[tokio::test]

@@ -315,6 +315,7 @@ pub(crate) fn generate_error(error: GenerateError) -> AppError {
         }
         GenerateError::Load(_) => ErrorCode::BadFile,
         GenerateError::InvalidRequest(_) => ErrorCode::BadRequest,
+        GenerateError::Busy(_) => ErrorCode::Busy,
         _ => ErrorCode::EngineFailed,
     };
     AppError::new(code, sentence(&error.to_string()))

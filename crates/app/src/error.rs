@@ -27,6 +27,8 @@ pub enum ErrorCode {
     CutOff,
     /// The local engine failed in the middle of an answer.
     EngineFailed,
+    /// As many requests wait as may.
+    Busy,
     /// The disk has no room left.
     DiskFull,
     /// A fault of ours; the log has the chain of causes.
@@ -47,6 +49,7 @@ impl ErrorCode {
             Self::NodeFailed => "nodeFailed",
             Self::CutOff => "cutOff",
             Self::EngineFailed => "engineFailed",
+            Self::Busy => "busy",
             Self::DiskFull => "diskFull",
             Self::Internal => "internal",
         }

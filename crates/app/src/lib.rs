@@ -39,7 +39,10 @@ pub use chat;
 pub use completion::{Completion, CompletionEvent};
 pub use decision_record::{AlternativeRecord, DecisionRecord, ReadingRecord, decision_of, decision_of_segment};
 pub use depth_bench::{DepthPlan, DepthSpeed, Spread, SustainedSpeed};
-pub use engine::{Draft, Footprint, Guesses, KvType, ModelHeader, Perplexity, device_name, instruction_set};
+pub use engine::{
+    Draft, Footprint, Guesses, KvType, LoadedModel, ModelHeader, Perplexity, computes_on_gpu, device_name,
+    instruction_set,
+};
 pub use error::{AppError, ErrorCode};
 pub use guess_bench::{GuessPlan, GuessSpeed};
 pub use history::{AskedBy, DecisionEntry, DecisionKind, DecisionNote};
@@ -53,7 +56,7 @@ pub use pressure::{
 pub use reply::{ReplyEvent, ReplyStream, SendMessage};
 pub use routing::{Fit, OffloadMode, PlaceChoice, Trust, Verdict, case};
 pub use settings::{Settings, Theme};
-pub use start::{AppConfig, StartError, default_data_dir};
+pub use start::{AppConfig, IDLE_UNLOAD, StartError, default_data_dir};
 pub use store::{
     Conversation, ConversationId, ConversationSummary, DecisionId, MessageId, MessageState, Segment, StoredMessage,
 };

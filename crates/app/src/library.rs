@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::{Draft, Evaluator, ModelHeader, Perplexity, Unwritten};
+use chat::{ChatRequest, Message, Role, SamplingParams};
+use engine::{Draft, Evaluator, LoadedModel, ModelHeader, Perplexity, Unwritten};
+use futures::StreamExt;
 use notify::{RecursiveMode, Watcher};
 use routing::{Fit, fit};
 use tokio::sync::{mpsc, watch};
 
 use crate::App;
 use crate::error::{AppError, ErrorCode};
+use crate::history::AskedBy;
 use crate::model_list::{ModelEntry, ModelOrigin, model_id, scan};
 use crate::node_list::same_model;
 use crate::verdict::{FileVerdict, ModelVerdict, contexts, inspect};
@@ -99,6 +102,48 @@ impl App {
         self.inner.engine.loaded().is_some_and(|loaded| loaded.path == entry.path)
     }
 
+    /// The listed model that the engine holds now, and what it takes.
+    pub fn model_in_memory(&self) -> Option<(ModelEntry, LoadedModel)> {
+        let loaded = self.inner.engine.loaded()?;
+        let entry = self.models().iter().find(|entry| entry.path == loaded.path).cloned()?;
+        Some((entry, loaded))
+    }
+
+    /// Brings the model that a request for `wanted` means into memory, where a message to it would be answered: asks it
+    /// for one token. Returns its id.
+    ///
+    /// # Errors
+    /// What keeps an answer from beginning.
+    pub async fn load_model(&self, wanted: Option<String>, asked_by: AskedBy) -> Result<String, AppError> {
+        let request = ChatRequest {
+            model: wanted,
+            messages: vec![Message::new(Role::User, "Hi")],
+            sampling: SamplingParams { max_tokens: Some(1), ..SamplingParams::default() },
+            ..ChatRequest::default()
+        };
+        let completion = self.complete(request, None, asked_by).await?;
+        let id = completion.model.clone();
+        let mut events = completion.into_chat_events();
+        while let Some(event) = events.next().await {
+            event?;
+        }
+        Ok(id)
+    }
+
+    /// Takes the model out of memory once its answers are done, if the engine holds it, and returns its id.
+    ///
+    /// # Errors
+    /// When there is no such model here.
+    pub async fn unload_model(&self, wanted: Option<&str>) -> Result<String, AppError> {
+        let Some(entry) = self.model_for(wanted) else {
+            return Err(AppError::new(ErrorCode::NoModel, "There is no such model on this machine to unload."));
+        };
+        if self.is_loaded(&entry) {
+            self.inner.engine.unload().await;
+        }
+        Ok(entry.id)
+    }
+
     /// Tokens per second that this model usually reaches here.
     pub fn usual_speed(&self, entry: &ModelEntry) -> Option<f64> {
         self.inner.speeds.usual("here", &entry.id)
@@ -126,7 +171,13 @@ impl App {
             }
         };
         let path = header.path.clone();
-        let entry = ModelEntry { id: model_id(&path), path, origin: ModelOrigin::Added, header: Ok(header.clone()) };
+        let entry = ModelEntry {
+            id: model_id(&path),
+            path,
+            origin: ModelOrigin::Added,
+            header: Ok(header.clone()),
+            modified: None,
+        };
         let (model, policy) = (self.local_model(&entry, &header), self.policy());
         let outlook = self.outlook();
         let snapshot = outlook.snapshot();

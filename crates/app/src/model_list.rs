@@ -36,6 +36,8 @@ pub struct ModelEntry {
     pub origin: ModelOrigin,
     /// What the header says, or why the file can't be used.
     pub header: Result<Arc<ModelHeader>, String>,
+    /// When the newest of its files was last written; `None` for a file that isn't listed yet.
+    pub modified: Option<SystemTime>,
 }
 
 impl ModelEntry {
@@ -60,17 +62,18 @@ struct KnownHeader {
 }
 
 impl HeaderCache {
-    fn header(&mut self, path: &Path) -> Result<Arc<ModelHeader>, String> {
+    fn read(&mut self, path: &Path) -> (Result<Arc<ModelHeader>, String>, Option<SystemTime>) {
         let version = |file: &Path| fs::metadata(file).map(|meta| (meta.len(), meta.modified().ok())).ok();
         let versions: Vec<_> = model_files(path).iter().map_while(|file| version(file)).collect();
+        let modified = versions.iter().filter_map(|(_, modified)| *modified).max();
         if let Some(known) = self.0.get(path)
             && known.versions == versions
         {
-            return known.header.clone();
+            return (known.header.clone(), modified);
         }
         let header = usable_header(path).map(Arc::new).map_err(|error| crate::error::sentence(&error.to_string()));
         self.0.insert(path.to_owned(), KnownHeader { versions, header: header.clone() });
-        header
+        (header, modified)
     }
 }
 
@@ -122,8 +125,8 @@ pub(crate) fn scan(
             let stem = model_id(&path);
             let count = ids.entry(stem.clone()).and_modify(|n| *n += 1).or_insert(1);
             let id = if *count == 1 { stem } else { format!("{stem}-{count}") };
-            let header = cache.header(&path);
-            ModelEntry { id, path, origin, header }
+            let (header, modified) = cache.read(&path);
+            ModelEntry { id, path, origin, header, modified }
         })
         .collect();
     entries.sort_by_key(|entry| entry.id.to_lowercase());

@@ -25,7 +25,7 @@ use crate::trust;
 use crate::vitals_watch::{Vitals, VitalsWatch};
 
 /// A model that nobody asked anything for this long gives its memory back.
-const IDLE_UNLOAD: Duration = Duration::from_secs(600);
+pub const IDLE_UNLOAD: Duration = Duration::from_secs(600);
 /// Weights are held in RAM this much longer than an answer: a next question often follows the reading of a short one.
 const RELEASE_WEIGHTS: Duration = Duration::from_secs(10);
 /// Nodes are asked how they are this often while somebody looks, and ten times less often otherwise.
@@ -52,6 +52,10 @@ pub struct AppConfig {
     pub draft: Option<Draft>,
     /// Threads that compute; `None` is one for each core. The first application of a process decides.
     pub threads: Option<usize>,
+    /// Answers that are written here at the same time; `None` is 4.
+    pub slots: Option<usize>,
+    /// Requests that may wait for a slot; more are refused. `None` is 64.
+    pub most_waiting: Option<usize>,
 }
 
 /// Why the application can't start.
@@ -332,13 +336,16 @@ fn engine_config(config: &AppConfig, readings: Arc<OnceLock<watch::Receiver<Arc<
         let latest = readings.get().map(|readings| readings.borrow().clone());
         latest.map_or(chat::Bytes::ZERO, |latest| may_wire(&latest.snapshot, wired))
     };
+    let usual = EngineConfig::default();
     EngineConfig {
         idle_unload: Some(IDLE_UNLOAD),
         threads: config.threads,
+        slots: config.slots.unwrap_or(usual.slots),
+        most_waiting: config.most_waiting.unwrap_or(usual.most_waiting),
         cache_dir: Some(config.data_dir.join("caches")),
         wiring: Some(Wiring { budget: Arc::new(budget), release_after: RELEASE_WEIGHTS }),
         own_footprint: || vitals::Sampler::new().sample().own.map(|own| own.footprint),
-        ..EngineConfig::default()
+        ..usual
     }
 }
 

@@ -134,6 +134,15 @@ pub(crate) struct ServeArgs {
     /// File with the key that clients must send; otherwise TIDEGATE_KEY from the environment.
     #[arg(long, value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
+    /// Answers that are written here at the same time.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) slots: u16,
+    /// Requests that may wait for a slot; more are told to come back later.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) queue: u16,
+    /// Seconds that running answers get to end when the server is told to stop. A second signal ends them at once.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) drain: u64,
 }
 
 #[derive(Debug, clap::Args)]
@@ -335,6 +344,7 @@ impl Setup {
                 .draft
                 .map(|file| if file.as_os_str() == "none" { app::Draft::None } else { app::Draft::Named(file) }),
             threads: self.threads,
+            ..AppConfig::default()
         })
     }
 }

@@ -1,10 +1,11 @@
 //! `tidegate serve`: the gateway without a window.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use app::App;
 use app::chat::Redacted;
+use app::{App, AppConfig};
 use tokio::net::TcpListener;
 
 use crate::args::ServeArgs;
@@ -26,7 +27,8 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             args.listen
         );
     }
-    let app = App::start(args.setup.config()?).await?;
+    let (slots, most_waiting) = (Some(args.slots.into()), Some(args.queue.into()));
+    let app = App::start(AppConfig { slots, most_waiting, ..args.setup.config()? }).await?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     let address = listener.local_addr().context("cannot tell the port")?;
     let style = style::stderr();
@@ -43,7 +45,23 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     for node in app.nodes() {
         eprintln!("{}", style.muted(&format!("  node {} at {}", node.name, node.url)));
     }
-    let served = gateway::serve(listener, app.clone(), key, stop).await;
+    let (told, is_told) = tokio::sync::oneshot::channel();
+    let stop = async move {
+        stop.await;
+        eprintln!("{}", style.muted("stopping: running answers are ended first; a second signal ends them at once"));
+        // The server may have failed meanwhile.
+        let _ = told.send(stop_signal());
+    };
+    let ended = async {
+        match is_told.await {
+            Ok(Ok(again)) => again.await,
+            _ => std::future::pending().await,
+        }
+    };
+    let served = tokio::select! {
+        served = gateway::serve(listener, app.clone(), key, stop, Duration::from_secs(args.drain)) => served,
+        () = ended => Ok(()),
+    };
     app.shutdown().await;
     served.context("the server stopped")?;
     Ok(ExitCode::SUCCESS)

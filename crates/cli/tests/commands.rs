@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -164,6 +165,41 @@ fn serve_says_where_it_listens_and_ends_on_a_signal() {
     assert!(line.starts_with("listening on http://127.0.0.1:"), "{line}");
     let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(killed.success() && child.wait().unwrap().success());
+}
+
+#[test]
+fn a_server_that_is_told_to_stop_ends_its_answers_first() {
+    let data = tempfile::tempdir().unwrap();
+    let model = tiny_model(7).write(data.path(), "tiny.gguf").unwrap();
+    let mut child = tidegate(&["serve", "--listen", "127.0.0.1:0", "--slots", "1", "--data"])
+        .arg(data.path().join("data"))
+        .arg("--model")
+        .arg(model)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = lines.next().unwrap().unwrap();
+    let address = line.strip_prefix("listening on http://").unwrap().to_owned();
+    let body = r#"{"messages":[{"role":"user","content":"hello"}],"max_tokens":300,"stream":true}"#;
+    let ask = || {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close";
+        write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        stream
+    };
+    // One is written, and the others wait for it.
+    let mut answers = [ask(), ask(), ask()];
+    answers[0].read_exact(&mut [0; 16]).unwrap();
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    for mut answer in answers {
+        let mut reply = String::new();
+        answer.read_to_string(&mut reply).unwrap();
+        assert!(reply.contains("[DONE]"), "{reply}");
+    }
+    assert!(child.wait().unwrap().success());
+    assert!(TcpStream::connect(&address).is_err());
 }
 
 #[test]

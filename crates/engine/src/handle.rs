@@ -32,6 +32,8 @@ pub struct EngineConfig {
     pub threads: Option<usize>,
     /// Answers that are written at the same time, and conversations whose caches are kept. Default 4.
     pub slots: usize,
+    /// Requests that may wait for those that are written; more are refused. Default 64.
+    pub most_waiting: usize,
     /// Where the caches of conversations are kept while their model is not in memory; `None` forgets them.
     pub cache_dir: Option<PathBuf>,
     /// What the files there may take in all; the longest unused are removed. Nothing is written where less than twice
@@ -50,6 +52,7 @@ impl Default for EngineConfig {
             idle_unload: None,
             threads: None,
             slots: 4,
+            most_waiting: 64,
             cache_dir: None,
             cache_dir_limit: Bytes(1 << 30),
             wiring: None,
@@ -123,6 +126,7 @@ pub struct EngineHandle {
     front: SyncSender<Request>,
     shared: Arc<Shared>,
     slots: usize,
+    most_waiting: usize,
 }
 
 /// The events of one answer. Dropping it cancels the answer before the next prefill chunk or decode step.
@@ -146,8 +150,8 @@ enum Request {
     Forward(Command),
 }
 
-/// Requests that may wait; an app that sends more has lost count.
-const MOST_WAITING: usize = 64;
+/// Requests that may be on their way from one thread to the next.
+const MOST_UNDER_WAY: usize = 64;
 
 impl EngineHandle {
     /// Starts the engine's threads. Nothing is loaded yet.
@@ -161,13 +165,13 @@ impl EngineHandle {
             let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
         }
         let shared = Arc::new(Shared::default());
-        let (front, requests) = sync_channel(MOST_WAITING);
-        let (commands, received) = sync_channel(MOST_WAITING);
+        let (front, requests) = sync_channel(MOST_UNDER_WAY);
+        let (commands, received) = sync_channel(MOST_UNDER_WAY);
         let worker = Worker::new(shared.clone(), config, loader);
         spawn("engine", move || worker.run(&received));
         let preparing = shared.clone();
         spawn("engine-prompts", move || prepare(&requests, &commands, &preparing));
-        Self { front, shared, slots: config.slots.max(1) }
+        Self { front, shared, slots: config.slots.max(1), most_waiting: config.most_waiting }
     }
 
     /// Answers `request` with the model in `model`, which is loaded first where it isn't in memory.
@@ -178,17 +182,27 @@ impl EngineHandle {
             let _ = events.send(Err(GenerateError::ShutDown));
             return ChatStream { events: stream };
         }
-        let (queued, ahead) = Queued::enter(&self.shared.waiting);
-        if ahead >= self.slots {
-            // The receiver is right here. The first of those ahead to end makes room.
-            let ahead = ahead + 1 - self.slots;
-            let _ = events.send(Ok(ChatEvent::Progress(Progress::Waiting { ahead })));
+        let (queued, before) = Queued::enter(&self.shared.waiting);
+        if before >= self.slots {
+            // The first of those before it to end makes room.
+            let ahead = before + 1 - self.slots;
+            let is_full = ahead > self.most_waiting;
+            let event = if is_full {
+                Err(GenerateError::Busy(ahead - 1))
+            } else {
+                Ok(ChatEvent::Progress(Progress::Waiting { ahead }))
+            };
+            // The receiver is right here.
+            let _ = events.send(event);
+            if is_full {
+                return ChatStream { events: stream };
+            }
         }
         let request = Box::new(request);
         let request = Request::Chat { model, request, accepted: Instant::now(), events: events.clone(), queued };
         if let Err(refused) = self.front.try_send(request) {
             let error = match refused {
-                TrySendError::Full(_) => GenerateError::Busy(ahead),
+                TrySendError::Full(_) => GenerateError::Busy(before.saturating_sub(self.slots)),
                 TrySendError::Disconnected(_) => GenerateError::ShutDown,
             };
             let _ = events.send(Err(error));

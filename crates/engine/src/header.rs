@@ -31,8 +31,8 @@ pub struct ModelHeader {
     pub context_len: usize,
     /// The licence, as its makers named it.
     pub license: Option<String>,
-    /// Whether the file brings a chat template; without one, ChatML is used.
-    pub has_chat_template: bool,
+    /// The chat template that the file brings; without one, ChatML is used.
+    pub chat_template: Option<String>,
     /// Names the vocabulary: models with the same name mean the same by a token's id.
     pub tokenizer: String,
     vocabulary: u64,
@@ -115,7 +115,7 @@ impl ModelHeader {
                 .and_then(|n| usize::try_from(n).ok())
                 .unwrap_or(0),
             license: text("general.license.name").or_else(|| text("general.license")),
-            has_chat_template: metadata.get("tokenizer.chat_template").is_some(),
+            chat_template: metadata.text("tokenizer.chat_template"),
             tokenizer: vocabulary_name(gguf),
             vocabulary: metadata.array("tokenizer.ggml.tokens").map_or(0, |tokens| tokens.len() as u64),
             traffic,
@@ -123,6 +123,17 @@ impl ModelHeader {
             spec: spec.ok(),
             architecture,
         })
+    }
+
+    /// Whether the template shows the model the tools of a request.
+    pub fn takes_tools(&self) -> bool {
+        self.chat_template.as_ref().is_some_and(|template| template.contains("tools"))
+    }
+
+    /// Whether the template has a place for thinking, under one of the names that families give it.
+    pub fn has_thinking(&self) -> bool {
+        let names = ["<think>", "reasoning_content", "enable_thinking", "<|channel|>", "<|channel>"];
+        self.chat_template.as_ref().is_some_and(|template| names.iter().any(|name| template.contains(name)))
     }
 
     /// The context that a wish for `context_len` tokens comes to: no more than the model was trained for.

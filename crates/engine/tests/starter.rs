@@ -199,7 +199,7 @@ fn the_header_tells_what_the_model_is() {
     let header = read_header(&starter()).unwrap();
     header.check_supported().unwrap();
     assert_eq!((header.architecture.as_str(), header.quantization.as_str()), ("qwen2", "Q4_K_M"));
-    assert_eq!((header.context_len, header.has_chat_template), (32_768, true));
+    assert_eq!((header.context_len, header.takes_tools(), header.has_thinking()), (32_768, true, false));
     assert_eq!(header.kv_bytes_per_token(KvType::DEFAULT).0, 24 * 2 * 2 * 64 * 2);
 }
 

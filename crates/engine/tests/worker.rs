@@ -126,12 +126,14 @@ async fn a_budget_for_one_cache_runs_one_answer_at_a_time() {
 #[tokio::test]
 async fn requests_wait_for_each_other() {
     let folder = tempfile::tempdir().unwrap();
-    let engine = EngineHandle::start(EngineConfig { slots: 1, ..EngineConfig::default() });
+    let engine = EngineHandle::start(EngineConfig { slots: 1, most_waiting: 1, ..EngineConfig::default() });
     let spec = spec(folder.path(), 1);
     let first = engine.chat(spec.clone(), request("Hi", sampled(1, 30)));
-    let mut second = engine.chat(spec, request("Ho", sampled(1, 3)));
+    let mut second = engine.chat(spec.clone(), request("Ho", sampled(1, 3)));
     let event = second.next().await.unwrap().unwrap();
     assert_eq!(event, ChatEvent::Progress(Progress::Waiting { ahead: 1 }));
+    let third = engine.chat(spec, request("He", sampled(1, 3)));
+    assert!(matches!(read(third).await, Err(GenerateError::Busy(1))));
     read(first).await.unwrap();
     read(second).await.unwrap();
     engine.shutdown().await;

@@ -10,10 +10,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use chat::Redacted;
 
-use crate::anthropic::AnthropicFailure;
+use crate::Gateway;
 use crate::failure::Failure;
-use crate::ollama::OllamaFailure;
-use crate::{Gateway, MESSAGES, OLLAMA};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -71,11 +69,8 @@ fn is_local_name(authority: &str) -> bool {
 }
 
 pub(crate) async fn admit(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    match gateway.admission.check(request.headers(), path == "/health") {
+    match gateway.admission.check(request.headers(), request.uri().path() == "/health") {
         Ok(()) => next.run(request).await,
-        Err(failure) if path.starts_with(MESSAGES) => AnthropicFailure(failure).into_response(),
-        Err(failure) if path.starts_with(OLLAMA) => OllamaFailure(failure).into_response(),
         Err(failure) => failure.into_response(),
     }
 }

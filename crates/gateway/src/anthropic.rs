@@ -10,35 +10,16 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
-use wire::anthropic::{
-    EventEncoder, MessageHead, decode_count, decode_request, encode_count, encode_error, encode_response,
-};
+use wire::anthropic::{EventEncoder, MessageHead, decode_count, decode_request, encode_count, encode_response};
 
 use crate::Gateway;
 use crate::failure::Failure;
 use crate::reply::{explanation, moved_comment, reply_id, whole};
 
-/// An error in the dialect's own shape.
-pub(crate) struct AnthropicFailure(pub(crate) Failure);
-
-impl<E: Into<Failure>> From<E> for AnthropicFailure {
-    fn from(error: E) -> Self {
-        Self(error.into())
-    }
-}
-
-impl IntoResponse for AnthropicFailure {
-    fn into_response(self) -> Response {
-        let Failure { status, body } = self.0;
-        let body = encode_error(status.as_u16(), &body.message);
-        (status, [(CONTENT_TYPE, "application/json")], body).into_response()
-    }
-}
-
 pub(crate) async fn messages(
     State(gateway): State<Arc<Gateway>>,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, AnthropicFailure> {
+) -> Result<Response, Failure> {
     let call = decode_request(&body?)?;
     let completion = gateway.app.complete(call.request, None, AskedBy::Gateway).await?;
     let head = MessageHead { id: reply_id("msg_"), model: completion.model.clone() };
@@ -55,7 +36,7 @@ pub(crate) async fn messages(
 pub(crate) async fn count_tokens(
     State(gateway): State<Arc<Gateway>>,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, AnthropicFailure> {
+) -> Result<Response, Failure> {
     let request = decode_count(&body?)?;
     let count = gateway.app.count_prompt_tokens(&request).await?;
     Ok(([(CONTENT_TYPE, "application/json")], encode_count(count)).into_response())

@@ -1,12 +1,21 @@
 use app::{AppError, ErrorCode};
+use axum::extract::Request;
 use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use wire::openai::{ErrorBody, RequestError, encode_error};
+use wire::openai::{ErrorBody, RequestError};
+use wire::{anthropic, ollama, openai};
+
+use crate::{MESSAGES, OLLAMA};
+
+/// What a client is told to wait before it asks a full server again: about a short answer, since the end of one makes
+/// room.
+const SECONDS_TO_WAIT: u64 = 2;
 
 /// The one place where errors become HTTP.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) status: StatusCode,
     pub(crate) body: ErrorBody,
@@ -62,7 +71,7 @@ impl From<AppError> for Failure {
         let (status, kind) = match error.code {
             ErrorCode::BadRequest => (StatusCode::BAD_REQUEST, "invalid_request_error"),
             ErrorCode::NotFound | ErrorCode::NoModel => (StatusCode::NOT_FOUND, "invalid_request_error"),
-            ErrorCode::DoesNotFit => (StatusCode::SERVICE_UNAVAILABLE, "server_error"),
+            ErrorCode::DoesNotFit | ErrorCode::Busy => (StatusCode::SERVICE_UNAVAILABLE, "server_error"),
             ErrorCode::NodeUnreachable | ErrorCode::NodeUnauthorized | ErrorCode::NodeFailed | ErrorCode::CutOff => {
                 (StatusCode::BAD_GATEWAY, "server_error")
             }
@@ -80,7 +89,29 @@ impl From<AppError> for Failure {
 }
 
 impl IntoResponse for Failure {
+    /// Without a body: [`in_dialect`] knows the path, and writes it.
     fn into_response(self) -> Response {
-        (self.status, [(CONTENT_TYPE, "application/json")], encode_error(&self.body)).into_response()
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
     }
+}
+
+/// Writes every failure in the shape that is read at its path: Anthropic's, Ollama's, or OpenAI's everywhere else.
+pub(crate) async fn in_dialect(request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let encode: fn(StatusCode, &ErrorBody) -> Vec<u8> = if path.starts_with(MESSAGES) {
+        |status, body| anthropic::encode_error(status.as_u16(), &body.message)
+    } else if path.starts_with(OLLAMA) {
+        |_, body| ollama::encode_error(&body.message).into_bytes()
+    } else {
+        |_, body| openai::encode_error(body)
+    };
+    let mut response = next.run(request).await;
+    let Some(Failure { status, body }) = response.extensions_mut().remove() else { return response };
+    let mut response = (status, [(CONTENT_TYPE, "application/json")], encode(status, &body)).into_response();
+    if body.code.as_deref() == Some(ErrorCode::Busy.as_str()) {
+        response.headers_mut().insert(RETRY_AFTER, SECONDS_TO_WAIT.into());
+    }
+    response
 }

@@ -17,6 +17,7 @@ mod responses;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use app::App;
 use axum::extract::{DefaultBodyLimit, State};
@@ -27,6 +28,7 @@ use axum::{Router, middleware};
 use chat::Redacted;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
 use crate::admit::Admission;
 use crate::failure::Failure;
@@ -44,7 +46,8 @@ pub(crate) struct Gateway {
     admission: Admission,
 }
 
-/// Serves until `stop` resolves; answers that run then are ended by the app's shutdown.
+/// Serves until `stop` resolves. From then on nobody new is let in, and answers that run get `drain` to end; the app's
+/// shutdown ends the others.
 ///
 /// # Errors
 /// Where the listener fails.
@@ -53,13 +56,25 @@ pub async fn serve(
     app: App,
     key: Option<Redacted<String>>,
     stop: impl Future<Output = ()> + Send + 'static,
+    drain: Duration,
 ) -> std::io::Result<()> {
     let address = listener.local_addr()?;
-    let serving = axum::serve(listener, router(app, key, address)).into_future();
-    // A stream that is being written would keep a graceful shutdown waiting for as long as the answer is.
+    let (told, is_told) = oneshot::channel();
+    let stop = async move {
+        stop.await;
+        // Gone where the listener failed meanwhile.
+        let _ = told.send(());
+    };
+    let serving = axum::serve(listener, router(app, key, address)).with_graceful_shutdown(stop).into_future();
+    let too_late = async {
+        match is_told.await {
+            Ok(()) => tokio::time::sleep(drain).await,
+            Err(_) => std::future::pending().await,
+        }
+    };
     tokio::select! {
         served = serving => served,
-        () = stop => Ok(()),
+        () = too_late => Ok(()),
     }
 }
 
@@ -74,6 +89,8 @@ pub fn router(app: App, key: Option<Redacted<String>>, address: SocketAddr) -> R
         .route("/api/chat", post(ollama::chat))
         .route("/api/generate", post(ollama::generate))
         .route("/api/tags", get(ollama::tags))
+        .route("/api/show", post(ollama::show))
+        .route("/api/ps", get(ollama::ps))
         .route("/api/version", get(ollama::version))
         .route("/v1/models", get(openai::models))
         .route("/health", get(health))
@@ -81,6 +98,7 @@ pub fn router(app: App, key: Option<Redacted<String>>, address: SocketAddr) -> R
         .method_not_allowed_fallback(|| async { Failure::method_not_allowed() })
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
         .layer(middleware::from_fn_with_state(gateway.clone(), admit::admit))
+        .layer(middleware::from_fn(failure::in_dialect))
         .with_state(gateway)
 }
 

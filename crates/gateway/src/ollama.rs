@@ -1,45 +1,30 @@
-//! Ollama's dialect: chat and generate, streamed or whole, the list of models, and the version.
+//! Ollama's dialect: chat and generate, streamed or whole, models that are listed, shown and in memory, and the version.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Instant, UNIX_EPOCH};
 
-use app::{AskedBy, Completion, CompletionEvent};
+use app::{AskedBy, Completion, CompletionEvent, ModelEntry, ModelHeader};
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use wire::ollama::{
-    ChatCall, Endpoint, ListedModel, ModelDetails, ReplyEncoder, ReplyHead, decode_chat, decode_generate, encode_error,
-    encode_tags, encode_version,
+    Capability, ChatCall, Endpoint, InfoValue, ListedModel, LoadChange, ModelDetails, ReplyEncoder, ReplyHead,
+    RunningModel, ShownModel, decode_chat, decode_generate, decode_show, encode_error, encode_load_change, encode_ps,
+    encode_show, encode_tags, encode_version,
 };
 
 use crate::Gateway;
 use crate::failure::Failure;
 use crate::reply::{explanation, now_secs};
 
-/// An error in the dialect's own shape.
-pub(crate) struct OllamaFailure(pub(crate) Failure);
-
-impl<E: Into<Failure>> From<E> for OllamaFailure {
-    fn from(error: E) -> Self {
-        Self(error.into())
-    }
-}
-
-impl IntoResponse for OllamaFailure {
-    fn into_response(self) -> Response {
-        (self.0.status, [(CONTENT_TYPE, "application/json")], encode_error(&self.0.body.message)).into_response()
-    }
-}
-
 pub(crate) async fn chat(
     State(gateway): State<Arc<Gateway>>,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, OllamaFailure> {
+) -> Result<Response, Failure> {
     let call = decode_chat(&body?)?;
     answer(&gateway, call, Endpoint::Chat).await
 }
@@ -47,48 +32,113 @@ pub(crate) async fn chat(
 pub(crate) async fn generate(
     State(gateway): State<Arc<Gateway>>,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, OllamaFailure> {
+) -> Result<Response, Failure> {
     let call = decode_generate(&body?)?;
     answer(&gateway, call, Endpoint::Generate).await
 }
 
+/// The models of this machine, and those that nodes tell of.
 pub(crate) async fn tags(State(gateway): State<Arc<Gateway>>) -> Response {
-    let models: Vec<ListedModel> = gateway
-        .app
-        .models()
+    let here = gateway.app.models();
+    let mut list: Vec<ListedModel> = here
         .iter()
-        .filter_map(|model| {
-            let header = model.usable()?;
-            let modified = std::fs::metadata(&model.path).and_then(|file| file.modified()).ok();
-            let modified = modified.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        .filter_map(|entry| {
+            let header = entry.usable()?;
             Some(ListedModel {
-                name: model.id.clone(),
-                modified_at: modified.map_or(0, |since| since.as_secs()),
+                name: entry.id.clone(),
+                modified_at: modified_secs(entry),
                 size: header.file_bytes,
-                digest: String::new(),
-                details: ModelDetails {
-                    format: if header.path.is_dir() { "safetensors" } else { "gguf" }.to_owned(),
-                    family: header.architecture.clone(),
-                    parameter_size: parameters(header.parameters),
-                    quantization_level: header.quantization.clone(),
-                },
+                details: details(header),
+                ..ListedModel::default()
             })
         })
         .collect();
-    ([(CONTENT_TYPE, "application/json")], encode_tags(&models)).into_response()
+    for name in gateway.app.nodes().into_iter().filter_map(|node| node.status).flat_map(|status| status.models) {
+        if list.iter().all(|known| known.name != name) {
+            list.push(ListedModel { name, ..ListedModel::default() });
+        }
+    }
+    ([(CONTENT_TYPE, "application/json")], encode_tags(&list)).into_response()
+}
+
+/// What the file of a model says; editors ask before they show one.
+pub(crate) async fn show(
+    State(gateway): State<Arc<Gateway>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Failure> {
+    let name = decode_show(&body?)?;
+    let entry = gateway.app.model_for(Some(untagged(&name)));
+    let Some((entry, header)) = entry.as_ref().and_then(|entry| Some((entry, entry.usable()?))) else {
+        return Err(Failure::not_found(&format!("There is no model “{name}” on this machine.")));
+    };
+    let abilities = [(header.takes_tools(), Capability::Tools), (header.has_thinking(), Capability::Thinking)];
+    let abilities = abilities.into_iter().filter_map(|(has, ability)| has.then_some(ability));
+    let family = &header.architecture;
+    let model = ShownModel {
+        modified_at: modified_secs(entry),
+        details: details(header),
+        model_info: vec![
+            ("general.architecture".to_owned(), InfoValue::Text(family.clone())),
+            ("general.basename".to_owned(), InfoValue::Text(entry.name())),
+            ("general.parameter_count".to_owned(), InfoValue::Count(header.parameters)),
+            (format!("{family}.context_length"), InfoValue::Count(header.context_len as u64)),
+        ],
+        capabilities: std::iter::once(Capability::Completion).chain(abilities).collect(),
+        template: header.chat_template.clone().unwrap_or_default(),
+        ..ShownModel::default()
+    };
+    Ok(([(CONTENT_TYPE, "application/json")], encode_show(&model)).into_response())
+}
+
+/// The model in memory. It leaves at the time told or sooner: that counts from now, and it was used before.
+pub(crate) async fn ps(State(gateway): State<Arc<Gateway>>) -> Response {
+    let running = gateway.app.model_in_memory().and_then(|(entry, loaded)| {
+        let size = loaded.footprint.total();
+        Some(RunningModel {
+            name: entry.id.clone(),
+            size,
+            size_vram: if app::computes_on_gpu() { size } else { chat::Bytes::ZERO },
+            details: details(entry.usable()?),
+            expires_at: now_secs() + app::IDLE_UNLOAD.as_secs(),
+            context_length: loaded.context_len,
+            ..RunningModel::default()
+        })
+    });
+    ([(CONTENT_TYPE, "application/json")], encode_ps(running.as_slice())).into_response()
+}
+
+fn modified_secs(entry: &ModelEntry) -> u64 {
+    entry.modified.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_secs())
+}
+
+fn details(header: &ModelHeader) -> ModelDetails {
+    ModelDetails {
+        format: if header.path.is_dir() { "safetensors" } else { "gguf" }.to_owned(),
+        family: header.architecture.clone(),
+        parameter_size: parameters(header.parameters),
+        quantization_level: header.quantization.clone(),
+    }
+}
+
+/// Ollama puts its usual tag behind a name that has none.
+fn untagged(name: &str) -> &str {
+    name.strip_suffix(":latest").unwrap_or(name)
 }
 
 pub(crate) async fn version() -> Response {
     ([(CONTENT_TYPE, "application/json")], encode_version(env!("CARGO_PKG_VERSION"))).into_response()
 }
 
-async fn answer(gateway: &Gateway, mut call: ChatCall, endpoint: Endpoint) -> Result<Response, OllamaFailure> {
-    if call.load_change.is_some() {
-        let message = "Models are loaded when they are asked, and leave memory by themselves: send a message.";
-        return Err(Failure::new(StatusCode::BAD_REQUEST, "invalid_request_error", "bad_request", message).into());
+async fn answer(gateway: &Gateway, mut call: ChatCall, endpoint: Endpoint) -> Result<Response, Failure> {
+    call.request.model = call.request.model.as_deref().map(untagged).map(str::to_owned);
+    if let Some(change) = call.load_change {
+        let model = match change {
+            LoadChange::Load => gateway.app.load_model(call.request.model, AskedBy::Gateway).await?,
+            LoadChange::Unload => gateway.app.unload_model(call.request.model.as_deref()).await?,
+        };
+        let head = ReplyHead { endpoint, model, created: now_secs() };
+        return Ok(([(CONTENT_TYPE, "application/json")], encode_load_change(&head, change)).into_response());
     }
-    // Ollama puts its usual tag behind a name that has none.
-    call.request.model = call.request.model.map(|name| name.strip_suffix(":latest").unwrap_or(&name).to_owned());
     let accepted = Instant::now();
     let created = now_secs();
     let completion = gateway.app.complete(call.request, None, AskedBy::Gateway).await?;

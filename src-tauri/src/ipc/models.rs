@@ -217,6 +217,7 @@ impl VerdictDto {
             path,
             origin: ModelOrigin::Added,
             header: Ok(header.clone()),
+            modified: None,
         };
         Self::Model {
             model: ModelDto::listed(app, &entry),
@@ -224,7 +225,7 @@ impl VerdictDto {
             nodes_that_could: verdict.nodes_that_could,
             already_listed: verdict.listed_as.is_some(),
             license: header.license.clone(),
-            has_chat_template: header.has_chat_template,
+            has_chat_template: header.chat_template.is_some(),
             elapsed_ms: verdict.elapsed.as_secs_f64() * 1e3,
         }
     }

@@ -54,7 +54,7 @@ fn a_folder_is_the_model_that_its_gguf_is() {
         assert_eq!(header.architecture, "llama");
         assert_eq!((header.parameters, header.weight_bytes), (same.parameters, same.weight_bytes));
         assert_eq!((header.context_len, header.quantization.as_str()), (same.context_len, "F32"));
-        assert!(header.has_chat_template);
+        assert!(header.chat_template.is_some());
         assert_eq!(header.footprint(512, crate::KvType::DEFAULT), same.footprint(512, crate::KvType::DEFAULT));
         let on_disk: u64 = header.files.iter().map(|file| file.metadata().unwrap().len()).sum();
         assert_eq!(header.file_bytes.0, on_disk);
@@ -247,7 +247,7 @@ fn pre_tokenizers_are_known_by_what_they_do() {
 fn the_template_is_the_one_that_is_named_default() {
     let folder = tiny(StoredAs::F32, 1);
     fs::remove_file(folder.path().join("chat_template.jinja")).unwrap();
-    assert!(!read_header(folder.path()).unwrap().has_chat_template);
+    assert!(read_header(folder.path()).unwrap().chat_template.is_none());
     edit(folder.path(), "tokenizer_config.json", |settings| {
         settings["chat_template"] =
             json!([{ "name": "tool_use", "template": "a" }, { "name": "default", "template": "b" }]);

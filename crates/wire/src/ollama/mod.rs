@@ -1,18 +1,15 @@
 //! Ollama's own dialect, as its documentation (`docs/api.md`), its server's types (`api/types.go`) and its official
 //! clients for Python (`ollama` 0.6.3, `_types.py`) and JavaScript (`ollama` 0.6.4, `interfaces`) have it.
 //!
-//! A program's request comes in through [`decode_chat`], [`decode_generate`], [`decode_embed`] or
-//! [`decode_embeddings`]; [`ReplyEncoder`] writes the answer to the first two, streamed as lines of JSON or whole. The
-//! Python client reads every line as JSON, so a stream never has an empty line, and nothing keeps it alive before the
+//! A program's request comes in through [`decode_chat`], [`decode_generate`] or [`decode_show`]; [`ReplyEncoder`] writes
+//! the answer to the first two, streamed as lines of JSON or whole. The Python client reads every line as JSON, so a stream never has an empty line, and nothing keeps it alive before the
 //! first token. Members that a client leaves empty (`"suffix": ""`) are as if they were not there.
 
-mod embed;
 mod models;
 mod reply;
 mod request;
 mod time;
 
-pub use embed::{EmbedCall, EmbedReply, decode_embed, decode_embeddings, encode_embed, encode_embeddings};
 pub use models::{
     Capability, InfoValue, ListedModel, ModelDetails, RunningModel, ShownModel, decode_show, encode_ps, encode_show,
     encode_tags, encode_version,

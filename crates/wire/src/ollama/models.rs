@@ -76,8 +76,6 @@ pub struct ShownModel {
 pub enum InfoValue {
     /// A count.
     Count(u64),
-    /// Any other number.
-    Number(f64),
     /// A text.
     Text(String),
 }
@@ -91,8 +89,6 @@ pub enum Capability {
     Tools,
     /// It thinks before it answers.
     Thinking,
-    /// It embeds texts.
-    Embedding,
 }
 
 impl Capability {
@@ -101,7 +97,6 @@ impl Capability {
             Self::Completion => "completion",
             Self::Tools => "tools",
             Self::Thinking => "thinking",
-            Self::Embedding => "embedding",
         }
     }
 }
@@ -150,7 +145,6 @@ pub fn encode_show(model: &ShownModel) -> Vec<u8> {
     let info = model.model_info.iter().map(|(name, value)| {
         let value = match value {
             InfoValue::Count(count) => json!(count),
-            InfoValue::Number(number) => json!(number),
             InfoValue::Text(text) => json!(text),
         };
         (name.clone(), value)
@@ -246,16 +240,15 @@ mod tests {
             model_info: vec![
                 ("general.architecture".into(), InfoValue::Text("qwen2".into())),
                 ("qwen2.context_length".into(), InfoValue::Count(32_768)),
-                ("qwen2.rope.freq_base".into(), InfoValue::Number(0.5)),
             ],
-            capabilities: vec![Capability::Completion, Capability::Tools, Capability::Thinking, Capability::Embedding],
+            capabilities: vec![Capability::Completion, Capability::Tools, Capability::Thinking],
             template: "{{ x }}".into(),
             parameters: "top_k 20".into(),
         };
         check(
             encode_show(&model),
             &format!(
-                r#"{{"parameters":"top_k 20","template":"{{{{ x }}}}",{DETAILS},"model_info":{{"general.architecture":"qwen2","qwen2.context_length":32768,"qwen2.rope.freq_base":0.5}},"capabilities":["completion","tools","thinking","embedding"],"modified_at":"2024-02-29T12:34:56Z"}}"#
+                r#"{{"parameters":"top_k 20","template":"{{{{ x }}}}",{DETAILS},"model_info":{{"general.architecture":"qwen2","qwen2.context_length":32768}},"capabilities":["completion","tools","thinking"],"modified_at":"2024-02-29T12:34:56Z"}}"#
             ),
         );
     }

@@ -415,8 +415,6 @@ mod tests {
         let _ = decode_chat(bytes);
         let _ = decode_generate(bytes);
         let _ = crate::ollama::decode_show(bytes);
-        let _ = crate::ollama::decode_embed(bytes);
-        let _ = crate::ollama::decode_embeddings(bytes);
     }
 
     /// JSON of the dialect with any part of it replaced by something that doesn't belong there.
