@@ -30,6 +30,8 @@ pub(crate) fn start(handle: &AppHandle, app: &App) {
         }
         events::SettingsChanged(SettingsDto::new(app_of(handle), settings)).emit(handle)
     });
+    let programs = handle.state::<Shell>().programs.clone();
+    each(handle, programs, |handle, programs| events::ProgramsChanged(programs.into()).emit(handle));
 }
 
 fn app_of(handle: &AppHandle) -> &App {

@@ -9,6 +9,7 @@ mod frame;
 mod ipc;
 mod opened;
 mod pointer;
+mod programs;
 mod replies;
 mod tray;
 mod window;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use app::{App, AppConfig};
 use tauri::{AppHandle, DragDropEvent, Manager, RunEvent, WindowEvent};
+use tokio::sync::watch;
 
 pub use arguments::Arguments;
 
@@ -33,11 +35,16 @@ struct Shell {
     frame: frame::Frame,
     window: Mutex<window::WindowState>,
     tray: OnceLock<tray::Tray>,
+    programs: watch::Receiver<programs::Programs>,
 }
 
 impl Shell {
     fn tray(&self) -> Option<&tray::Tray> {
         self.tray.get()
+    }
+
+    fn programs(&self) -> programs::Programs {
+        self.programs.borrow().clone()
     }
 
     fn has_tray(&self) -> bool {
@@ -86,6 +93,7 @@ fn set_up(handle: &AppHandle, arguments: Arguments) -> Result<(), Box<dyn Error>
         frame: frame::Frame::open(&data_dir),
         window: window::WindowState::new(view),
         tray: OnceLock::new(),
+        programs: programs::start(&app),
     });
     if drawn {
         let tray = tray::Tray::create(handle, settings.offload.into())?;

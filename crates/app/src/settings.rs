@@ -40,6 +40,8 @@ pub struct Settings {
     /// Nodes that are trusted less are never asked.
     #[serde(with = "trust_name")]
     pub least_trust: Trust,
+    /// Whether the window serves the other programs of this machine.
+    pub serves_programs: bool,
     /// Colours of the window.
     pub theme: Theme,
     /// Instructions put before every conversation; empty is none.
@@ -79,6 +81,7 @@ impl Settings {
             drafts: BTreeMap::new(),
             models_that_stay: Vec::new(),
             least_trust: Trust::Rented,
+            serves_programs: true,
             theme: Theme::System,
             system_prompt: String::new(),
             temperature: None,

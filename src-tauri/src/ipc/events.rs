@@ -7,6 +7,7 @@ use tauri_specta::Event;
 use super::conversations::ConversationSummaryDto;
 use super::models::ModelDto;
 use super::nodes::NodeDto;
+use super::programs::ProgramsDto;
 use super::settings::SettingsDto;
 use super::vitals::VitalsDto;
 use crate::frame::View;
@@ -26,6 +27,9 @@ pub(crate) struct ConversationsChanged(pub(crate) Vec<ConversationSummaryDto>);
 
 #[derive(Debug, Clone, Serialize, Type, Event)]
 pub(crate) struct SettingsChanged(pub(crate) SettingsDto);
+
+#[derive(Debug, Clone, Serialize, Type, Event)]
+pub(crate) struct ProgramsChanged(pub(crate) ProgramsDto);
 
 #[derive(Debug, Clone, Serialize, Type, Event)]
 pub(crate) struct ViewChanged(pub(crate) View);

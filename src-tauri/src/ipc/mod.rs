@@ -10,6 +10,7 @@ pub(crate) mod events;
 pub(crate) mod history;
 pub(crate) mod models;
 pub(crate) mod nodes;
+pub(crate) mod programs;
 pub(crate) mod settings;
 pub(crate) mod shell;
 pub(crate) mod vitals;
@@ -56,6 +57,7 @@ pub(crate) fn builder() -> Builder<tauri::Wry> {
             events::NodesChanged,
             events::ConversationsChanged,
             events::SettingsChanged,
+            events::ProgramsChanged,
             events::ViewChanged,
             events::OpenSettings,
             events::FilesOpened,

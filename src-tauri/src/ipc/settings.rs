@@ -30,6 +30,8 @@ pub(crate) struct SettingsDto {
     models_that_stay: Vec<String>,
     /// Nodes that are trusted less are never asked.
     least_trust: TrustDto,
+    /// Whether other programs of this machine are served.
+    serves_programs: bool,
     theme: ThemeDto,
     system_prompt: String,
     #[specta(type = Option<Number>)]
@@ -112,6 +114,7 @@ impl SettingsDto {
             },
             models_that_stay: settings.models_that_stay,
             least_trust: settings.least_trust.into(),
+            serves_programs: settings.serves_programs,
             theme: match settings.theme {
                 Theme::System => ThemeDto::System,
                 Theme::Light => ThemeDto::Light,
@@ -147,6 +150,7 @@ impl SettingsDto {
             drafts: app.settings().drafts,
             models_that_stay: self.models_that_stay,
             least_trust: self.least_trust.into(),
+            serves_programs: self.serves_programs,
             theme: match self.theme {
                 ThemeDto::System => Theme::System,
                 ThemeDto::Light => Theme::Light,

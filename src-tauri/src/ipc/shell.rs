@@ -10,6 +10,7 @@ use super::conversations::ConversationSummaryDto;
 use super::error::ErrorDto;
 use super::models::ModelDto;
 use super::nodes::NodeDto;
+use super::programs::ProgramsDto;
 use super::settings::SettingsDto;
 use crate::Shell;
 use crate::frame::View;
@@ -27,6 +28,7 @@ pub(crate) struct BootDto {
     settings: SettingsDto,
     models: Vec<ModelDto>,
     nodes: Vec<NodeDto>,
+    programs: ProgramsDto,
     conversations: Vec<ConversationSummaryDto>,
     /// The draft of the chat that isn't begun yet.
     draft: String,
@@ -54,6 +56,7 @@ pub(crate) async fn boot(shell: State<'_, Shell>) -> Result<BootDto, ErrorDto> {
         settings: SettingsDto::new(app, app.settings()),
         models: super::models::list(app),
         nodes: super::nodes::list(app),
+        programs: shell.programs().into(),
         conversations: super::conversations::list(app),
         draft: app.new_chat_draft().await?,
         notice: app.notice().map(str::to_owned),

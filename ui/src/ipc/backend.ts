@@ -16,6 +16,7 @@ import type {
   FitVerdictDto,
   ModelDto,
   NodeDto,
+  ProgramsDto,
   OffloadDto,
   ReplyEventDto,
   SendMessageDto,
@@ -40,6 +41,7 @@ export type {
   MessageDto,
   ModelDto,
   NodeDto,
+  ProgramsDto,
   ReplyEventDto,
   SegmentDto,
   SettingsDto,
@@ -70,6 +72,7 @@ export type BackendEvents = {
   nodesChanged: NodeDto[]
   conversationsChanged: ConversationSummaryDto[]
   settingsChanged: SettingsDto
+  programsChanged: ProgramsDto
   viewChanged: ViewKind
   openSettings: null
   /** Model files wait to be taken. */

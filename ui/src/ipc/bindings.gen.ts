@@ -59,6 +59,7 @@ export const events = {
 	modelsChanged: makeEvent<ModelsChanged, ModelsChanged>("models-changed"),
 	nodesChanged: makeEvent<NodesChanged, NodesChanged>("nodes-changed"),
 	openSettings: makeEvent<OpenSettings, OpenSettings>("open-settings"),
+	programsChanged: makeEvent<ProgramsChanged, ProgramsChanged>("programs-changed"),
 	settingsChanged: makeEvent<SettingsChanged, SettingsChanged>("settings-changed"),
 	viewChanged: makeEvent<ViewChanged, ViewChanged>("view-changed"),
 	vitals: makeEvent<Vitals, Vitals>("vitals"),
@@ -83,6 +84,7 @@ export type BootDto = {
 	settings: SettingsDto,
 	models: ModelDto[],
 	nodes: NodeDto[],
+	programs: ProgramsDto,
 	conversations: ConversationSummaryDto[],
 	/**  The draft of the chat that isn't begun yet. */
 	draft: string,
@@ -246,6 +248,16 @@ export type PlatformDto = "macos" | "linux";
 
 export type PressureDto = "normal" | "warning" | "critical";
 
+export type ProgramsChanged = ProgramsDto;
+
+/**  Both are `null` while it is turned off. */
+export type ProgramsDto = {
+	/**  Where they are served: `http://127.0.0.1:11500`. */
+	url: string | null,
+	/**  Why they aren't. */
+	error: string | null,
+};
+
 export type ReadingCheckDto = {
 	name: string,
 	value: string,
@@ -313,6 +325,8 @@ export type SettingsDto = {
 	modelsThatStay: string[],
 	/**  Nodes that are trusted less are never asked. */
 	leastTrust: TrustDto,
+	/**  Whether other programs of this machine are served. */
+	servesPrograms: boolean,
 	theme: ThemeDto,
 	systemPrompt: string,
 	temperature: number | null,

@@ -16,6 +16,7 @@ import type {
   MessageDto,
   ModelDto,
   NodeDto,
+  ProgramsDto,
   ReplyEventDto,
   SegmentDto,
   SendMessage,
@@ -31,6 +32,8 @@ import { hereDecision, moveDecision, newId, now, scenario, updatedAt, type Scena
 type Listeners = { [Name in keyof BackendEvents]: Set<(payload: BackendEvents[Name]) => void> }
 
 const refuse = (code: string, sentence: string, hint: string | null = null): ErrorDto => ({ code, sentence, hint })
+
+const servedWith = (settings: SettingsDto): ProgramsDto => ({ url: settings.servesPrograms ? 'http://127.0.0.1:11500' : null, error: null })
 
 type Mover = (next: { decision: DecisionDto; placeId: string; continuation: string; gapMs: number; ended: string }) => void
 
@@ -76,7 +79,7 @@ function chosen(placeId: string): DecisionDto {
 
 export class FakeBackend implements Backend {
   readonly #world: Scenario
-  readonly #listeners: Listeners = { vitals: new Set(), modelsChanged: new Set(), nodesChanged: new Set(), conversationsChanged: new Set(), settingsChanged: new Set(), viewChanged: new Set(), openSettings: new Set(), filesOpened: new Set() }
+  readonly #listeners: Listeners = { vitals: new Set(), modelsChanged: new Set(), nodesChanged: new Set(), conversationsChanged: new Set(), settingsChanged: new Set(), programsChanged: new Set(), viewChanged: new Set(), openSettings: new Set(), filesOpened: new Set() }
   readonly #updatedAt: Record<number, number> = { ...updatedAt }
   #seconds = 0
   #replying = 0
@@ -136,6 +139,7 @@ export class FakeBackend implements Backend {
       settings,
       models,
       nodes,
+      programs: servedWith(settings),
       conversations: this.#summaries(),
       draft,
       notice: null,
@@ -329,6 +333,7 @@ export class FakeBackend implements Backend {
   async saveSettings(settings: SettingsDto): Promise<SettingsDto> {
     this.#note('saveSettings', settings)
     this.#world.settings = settings
+    this.#emit('programsChanged', servedWith(settings))
     return settings
   }
   async addNode(url: string, key: string | null): Promise<NodeDto> {

@@ -14,6 +14,7 @@ import {
   type ModelDto,
   type NodeDto,
   type OffloadMode,
+  type ProgramsDto,
   type SettingsDto,
   type Trust,
 } from '../ipc/backend'
@@ -30,6 +31,7 @@ export class Session {
   settings: SettingsDto = $state.raw() as SettingsDto
   models: ModelDto[] = $state.raw([])
   nodes: NodeDto[] = $state.raw([])
+  programs: ProgramsDto = $state.raw({ url: null, error: null })
   conversations: ConversationSummaryDto[] = $state.raw([])
   page = $state<Page>('chat')
   /** Remote was asked for while there is no node: the nodes page says so, and adding one switches over. */
@@ -45,6 +47,7 @@ export class Session {
     this.settings = boot.settings
     this.models = boot.models
     this.nodes = boot.nodes
+    this.programs = boot.programs
     this.conversations = boot.conversations
     this.chats = new ChatStore(backend)
     this.chats.restoreDraft(boot.draft)
@@ -68,6 +71,7 @@ export class Session {
       backend.on('nodesChanged', (nodes) => (this.nodes = nodes)),
       backend.on('conversationsChanged', (conversations) => this.#took(conversations)),
       backend.on('settingsChanged', (settings) => (this.settings = settings)),
+      backend.on('programsChanged', (programs) => (this.programs = programs)),
       backend.on('openSettings', () => (this.page = 'settings')),
       backend.on('filesOpened', () => void this.#takeOpenedFiles()),
     ]

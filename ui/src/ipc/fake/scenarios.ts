@@ -97,6 +97,7 @@ export const settings: SettingsDto = {
   maxSwapInPerSec: 4 * mib,
   maxThermal: 'serious',
   modelsThatStay: [],
+  servesPrograms: true,
   leastTrust: 'rented',
   theme: 'system',
   systemPrompt: '',
