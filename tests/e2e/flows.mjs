@@ -35,6 +35,19 @@ test("a message is answered here, and is there after a restart", async () => {
   await app.end();
 });
 
+test("other programs are served while the settings say so", async () => {
+  const app = await App.start(newFolder());
+  const boot = () => app.page.invoke("boot");
+  const { url } = await until("the gateway", async () => (await boot()).programs.url && (await boot()).programs);
+  const listed = await (await fetch(`${url}/v1/models`)).json();
+  assert.equal(listed.data.length, 1);
+  await app.page.click("open-settings");
+  await app.page.click("gateway-off");
+  await until("the gateway to end", async () => (await app.page.count("gateway-url")) === 0);
+  await assert.rejects(fetch(`${url}/v1/models`, { signal: AbortSignal.timeout(5_000) }));
+  await app.end();
+});
+
 test("an answer that a crash cut short is kept and marked", async () => {
   const data = newFolder();
   let app = await App.start(data);

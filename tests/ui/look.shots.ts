@@ -110,6 +110,10 @@ const shots: Shot[] = [
   { name: 'models', fake: 'ready', set: place('models') },
   { name: 'nodes', fake: 'ready', set: place('nodes') },
   { name: 'settings', fake: 'ready', set: place('settings') },
+  { name: 'settings-gateway', fake: 'ready', set: async (scene, size) => {
+    await place('settings')(scene, size)
+    await scene.id('gateway-url').last().scrollIntoViewIfNeeded()
+  } },
   { name: 'need-a-node', fake: 'no-node', set: async (scene) => {
     await scene.id('offload-remote').click()
     await scene.id('node-url').waitFor()
