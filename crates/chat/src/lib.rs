@@ -6,11 +6,13 @@
 #![warn(missing_docs)]
 
 mod bytes;
+mod date;
 mod event;
 mod redacted;
 mod request;
 
 pub use bytes::Bytes;
+pub use date::civil_date;
 pub use event::{ChatEvent, Finish, FinishReason, Progress, ScoredToken, Timings, TokenLogprob, Usage};
 pub use redacted::Redacted;
 pub use request::{

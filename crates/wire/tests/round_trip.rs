@@ -12,13 +12,13 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use serde_json::Value;
-use wire::anthropic;
 use wire::openai::responses::{self, EventEncoder, Response, ResponseHead};
 use wire::openai::{
     ChatCall, ChunkEncoder, ErrorBody, Piece, ReplyHead, ToolCallPart, WholeAnswer, decode_chunk, decode_error,
     decode_models, decode_request, decode_response, encode_request, encode_response,
 };
 use wire::sse::{DONE, SseDecoder};
+use wire::{anthropic, ollama};
 
 fn head() -> ReplyHead {
     ReplyHead { id: "chatcmpl-1".into(), created: 1_700_000_000, model: "qwen".into() }
@@ -381,6 +381,9 @@ fn read_as_everything(bytes: &[u8]) {
     let _ = anthropic::decode_request(bytes);
     let _ = anthropic::decode_count(bytes);
     let _ = responses::decode_request(bytes);
+    let _ = ollama::decode_chat(bytes);
+    let _ = ollama::decode_generate(bytes);
+    let _ = ollama::decode_show(bytes);
     let _ = decode_response(bytes);
     let _ = decode_models(bytes);
     if let Some(error) = decode_error(bytes) {
@@ -393,14 +396,14 @@ fn read_as_everything(bytes: &[u8]) {
 
 /// JSON of the dialects with any part of it replaced by something that doesn't belong there.
 fn mangled() -> impl Strategy<Value = String> {
-    let names = "(instructions|include|top_logprobs|format|schema|reasoning|effort|summary|output|call_id|system|thinking|output_config|max_tokens|stop_sequences|input|input_schema|tool_use_id|is_error|tool_choice|tools|tool_calls|function|name|arguments|parameters|messages|role|content|type|text|choices|delta|message|finish_reason|usage|prompt_tokens|timings|error|detail|data|id|index|stop|seed|n)";
+    let names = "(images|tool_name|tool_call_id|options|num_predict|think|stream|keep_alive|prompt|suffix|model|instructions|include|top_logprobs|format|schema|reasoning|effort|summary|output|call_id|system|thinking|output_config|max_tokens|stop_sequences|input|input_schema|tool_use_id|is_error|tool_choice|tools|tool_calls|function|name|arguments|parameters|messages|role|content|type|text|choices|delta|message|finish_reason|usage|prompt_tokens|timings|error|detail|data|id|index|stop|seed|n)";
     let leaf = prop_oneof![
         Just("null".to_owned()),
         Just("true".to_owned()),
         Just("-1e308".to_owned()),
         Just("18446744073709551615".to_owned()),
         Just("0.5".to_owned()),
-        "\"(user|assistant|message|input_text|reasoning|function_call|function_call_output|json_schema|text|thinking|tool_use|tool_result|stop|length|list|error|é)?\"",
+        "\"(user|assistant|tool|json|0s|message|input_text|reasoning|function_call|function_call_output|json_schema|text|thinking|tool_use|tool_result|stop|length|list|error|é)?\"",
     ];
     leaf.prop_recursive(5, 40, 6, move |inner| {
         let object = vec((names, inner.clone()), 0..6).prop_map(|members| {

@@ -1,5 +1,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use chat::civil_date;
+
 /// The date in UTC, by the fields that templates use: a model is told the day, not the time zone.
 pub(super) fn strftime(format: &str, now: SystemTime) -> String {
     const MONTHS: [&str; 12] = [
@@ -51,20 +53,6 @@ pub(super) fn strftime(format: &str, now: SystemTime) -> String {
         }
     }
     text
-}
-
-/// Howard Hinnant's `civil_from_days`, <https://howardhinnant.github.io/date_algorithms.html>, for days since 1970.
-const fn civil_date(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + if month <= 2 { 1 } else { 0 };
-    (year, month, day)
 }
 
 #[cfg(test)]
