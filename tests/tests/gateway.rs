@@ -341,6 +341,15 @@ async fn errors_have_the_right_status_and_say_what_is_wrong() {
         assert_eq!(given, status, "{head} {body}: {reply}");
         assert!(reply.contains(word), "{reply}");
     }
+    let long = format!(
+        r#"{{"model":"tiny","max_tokens":9,"messages":[{{"role":"user","content":"{}"}}]}}"#,
+        "word ".repeat(4000)
+    );
+    let (status, reply) = http(open, POST, &long).await;
+    assert_eq!((status, json(&reply)["error"]["code"].as_str()), (400, Some("context_length_exceeded")), "{reply}");
+    let (status, reply) = http(open, "POST /v1/messages HTTP/1.1\r\nHost: localhost", &long).await;
+    let message = json(&reply)["error"]["message"].clone();
+    assert!(status == 400 && message.as_str().is_some_and(|it| it.starts_with("prompt is too long")), "{reply}");
     let locked = serve(&fixture.app, Some("key")).await;
     assert_eq!(http(locked, POST, hello).await.0, 401);
     assert_eq!(http(locked, "GET /health HTTP/1.1\r\nHost: localhost", "").await.0, 200);

@@ -310,9 +310,8 @@ impl App {
 pub(crate) fn generate_error(error: GenerateError) -> AppError {
     tracing::warn!(error = chain(&error), "answer failed here");
     let code = match &error {
-        GenerateError::Load(LoadError::NotEnoughMemory { .. }) | GenerateError::ContextFull { .. } => {
-            ErrorCode::DoesNotFit
-        }
+        GenerateError::Load(LoadError::NotEnoughMemory { .. }) => ErrorCode::DoesNotFit,
+        GenerateError::ContextFull { .. } => ErrorCode::ContextFull,
         GenerateError::Load(_) => ErrorCode::BadFile,
         GenerateError::InvalidRequest(_) => ErrorCode::BadRequest,
         GenerateError::Busy(_) => ErrorCode::Busy,

@@ -283,6 +283,7 @@ impl Host for AnswerHost {
     fn refusal(&self, decision: &Decision) -> AppError {
         let code = match decision.reason {
             Reason::NoModel => ErrorCode::NoModel,
+            Reason::TooLong => ErrorCode::ContextFull,
             Reason::NoNode | Reason::NodeUnreachable | Reason::Failed | Reason::CannotContinue => {
                 ErrorCode::NodeUnreachable
             }

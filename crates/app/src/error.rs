@@ -17,6 +17,8 @@ pub enum ErrorCode {
     BadFile,
     /// It would need more memory than is free now.
     DoesNotFit,
+    /// The conversation has more tokens than the context holds.
+    ContextFull,
     /// No node could be reached, or none is set up.
     NodeUnreachable,
     /// The node wants another key.
@@ -44,6 +46,7 @@ impl ErrorCode {
             Self::NoModel => "noModel",
             Self::BadFile => "badFile",
             Self::DoesNotFit => "doesNotFit",
+            Self::ContextFull => "contextFull",
             Self::NodeUnreachable => "nodeUnreachable",
             Self::NodeUnauthorized => "nodeUnauthorized",
             Self::NodeFailed => "nodeFailed",

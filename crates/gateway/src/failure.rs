@@ -10,6 +10,8 @@ use wire::{anthropic, ollama, openai};
 
 use crate::{MESSAGES, OLLAMA};
 
+/// By this word, and Anthropic's agents by the start of the sentence, a conversation is known as one to be shortened.
+const CONTEXT_FULL: &str = "context_length_exceeded";
 /// What a client is told to wait before it asks a full server again: about a short answer, since the end of one makes
 /// room.
 const SECONDS_TO_WAIT: u64 = 2;
@@ -69,7 +71,7 @@ impl From<RequestError> for Failure {
 impl From<AppError> for Failure {
     fn from(error: AppError) -> Self {
         let (status, kind) = match error.code {
-            ErrorCode::BadRequest => (StatusCode::BAD_REQUEST, "invalid_request_error"),
+            ErrorCode::BadRequest | ErrorCode::ContextFull => (StatusCode::BAD_REQUEST, "invalid_request_error"),
             ErrorCode::NotFound | ErrorCode::NoModel => (StatusCode::NOT_FOUND, "invalid_request_error"),
             ErrorCode::DoesNotFit | ErrorCode::Busy => (StatusCode::SERVICE_UNAVAILABLE, "server_error"),
             ErrorCode::NodeUnreachable | ErrorCode::NodeUnauthorized | ErrorCode::NodeFailed | ErrorCode::CutOff => {
@@ -82,6 +84,7 @@ impl From<AppError> for Failure {
         };
         let code = match error.code {
             ErrorCode::NotFound | ErrorCode::NoModel => "model_not_found",
+            ErrorCode::ContextFull => CONTEXT_FULL,
             code => code.as_str(),
         };
         Self::new(status, kind, code, error.to_string())
@@ -101,7 +104,12 @@ impl IntoResponse for Failure {
 pub(crate) async fn in_dialect(request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let encode: fn(StatusCode, &ErrorBody) -> Vec<u8> = if path.starts_with(MESSAGES) {
-        |status, body| anthropic::encode_error(status.as_u16(), &body.message)
+        |status, body| match body.code.as_deref() {
+            Some(CONTEXT_FULL) => {
+                anthropic::encode_error(status.as_u16(), &format!("prompt is too long: {}", body.message))
+            }
+            _ => anthropic::encode_error(status.as_u16(), &body.message),
+        }
     } else if path.starts_with(OLLAMA) {
         |_, body| ollama::encode_error(&body.message).into_bytes()
     } else {
