@@ -12,6 +12,9 @@ const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCAL
 /// What running answers get to end in when it is turned off.
 const DRAIN: Duration = Duration::from_secs(30);
 
+/// How often a port that another program has is tried.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
 /// Whether programs are served.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Programs {
@@ -28,34 +31,35 @@ pub(crate) enum Programs {
 pub(crate) fn start(app: &App) -> watch::Receiver<Programs> {
     let (state, told) = watch::channel(Programs::Off);
     let app = app.clone();
-    tauri::async_runtime::spawn(async move {
-        while serve(&app, ADDRESS, &state).await.is_ok() {
-            state.send_replace(Programs::Off);
-        }
-    });
+    tauri::async_runtime::spawn(async move { while serve(&app, ADDRESS, &state).await.is_ok() {} });
     told
 }
 
-/// Waits until it is turned on, and serves until it is turned off.
+/// Waits until it is turned on, and serves until it is turned off; or gives up a port that is taken, to be called again.
 ///
 /// # Errors
 /// When the settings have ended.
 async fn serve(app: &App, address: SocketAddr, state: &watch::Sender<Programs>) -> Result<(), watch::error::RecvError> {
     let mut settings = app.watch_settings();
+    if !settings.borrow().serves_programs {
+        tell(state, Programs::Off);
+    }
     settings.wait_for(|settings| settings.serves_programs).await?;
     let (listener, address) = match TcpListener::bind(address).await.and_then(|it| Ok((it.local_addr()?, it))) {
         Ok((address, listener)) => (listener, address),
         Err(error) => {
-            tracing::warn!(%error, %address, "programs are not served");
-            state.send_replace(Programs::Failed(failure(&error, address)));
-            settings.wait_for(|settings| !settings.serves_programs).await?;
-            return Ok(());
+            tracing::debug!(%error, %address, "programs are not served");
+            tell(state, Programs::Failed(failure(&error, address)));
+            let turned_off = settings.wait_for(|settings| !settings.serves_programs);
+            return tokio::time::timeout(TRY_AGAIN, turned_off).await.map_or(Ok(()), |settings| settings.map(drop));
         }
     };
-    state.send_replace(Programs::Served(address));
+    tell(state, Programs::Served(address));
+    let told = state.clone();
     let turned_off = async move {
         // Ends with the settings, too.
         let _ = settings.wait_for(|settings| !settings.serves_programs).await;
+        tell(&told, Programs::Off);
     };
     if let Err(error) = gateway::serve(listener, app.clone(), None, turned_off, DRAIN).await {
         tracing::warn!(%error, "the gateway ended");
@@ -63,10 +67,14 @@ async fn serve(app: &App, address: SocketAddr, state: &watch::Sender<Programs>) 
     Ok(())
 }
 
+fn tell(state: &watch::Sender<Programs>, now: Programs) {
+    state.send_if_modified(|told| std::mem::replace(told, now.clone()) != now);
+}
+
 fn failure(error: &std::io::Error, address: SocketAddr) -> String {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            format!("Another program listens at {address}. End it, then turn this off and on again.")
+            format!("Another program listens at {address}. Once it ends, this begins by itself.")
         }
         _ => format!("Tidegate can’t listen at {address}: {error}."),
     }
