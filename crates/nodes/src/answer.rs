@@ -13,9 +13,9 @@ use tokio::time::timeout;
 use wire::openai::{Piece, ToolCallPart, decode_chunk, decode_error, decode_response};
 use wire::sse::{DONE, SseDecoder, SseEvent};
 
-use crate::client::{read_bounded, without_key};
+use crate::client::{BrokenBody, read_bounded, without_key};
 use crate::meter::Meter;
-use crate::{NodeConfig, NodeError};
+use crate::{NodeConfig, NodeError, Silence};
 
 /// The most bytes of an error that are read, and of an answer that comes in one piece.
 const ERROR_LIMIT: usize = 64 << 10;
@@ -85,6 +85,8 @@ pub(crate) struct Answer {
     usage: Option<Usage>,
     told: Option<Timings>,
     tells_logprobs: bool,
+    /// A part of the answer itself came: the prompt has been read.
+    has_begun: bool,
     /// Tokens of the answer, as far as their ids were told.
     tokens: usize,
     /// The calls that came so far, by the index that the node gives them.
@@ -110,6 +112,7 @@ impl Answer {
             usage: None,
             told: None,
             tells_logprobs: true,
+            has_begun: false,
             tokens: 0,
             calls: Vec::new(),
         }
@@ -145,10 +148,10 @@ impl Answer {
     }
 
     async fn ask(&mut self, request: RequestBuilder) -> Result<(), NodeError> {
-        let patience = self.config.inactivity_timeout;
+        let patience = self.config.prefill_timeout;
         let response = timeout(patience, request.send())
             .await
-            .map_err(|_| NodeError::TimedOut { after: patience })?
+            .map_err(|_| NodeError::TimedOut { after: patience, silence: Silence::BeforeReply })?
             .map_err(|error| NodeError::unreachable(error, self.config.connect_timeout))?;
         if response.status() != StatusCode::OK {
             return Err(self.refusal(response).await);
@@ -166,8 +169,13 @@ impl Answer {
 
     /// Some servers don't know streaming and send the whole answer as JSON.
     async fn ask_in_one_piece(&mut self, response: Response) -> Result<(), NodeError> {
-        let body =
-            read_bounded(response, ANSWER_LIMIT, self.config.inactivity_timeout).await.ok_or(NodeError::CutOff)?;
+        // Nothing of it comes before all is decoded.
+        let patience = self.config.prefill_timeout;
+        let body = read_bounded(response, ANSWER_LIMIT, patience).await.map_err(|broken| match broken {
+            BrokenBody::Silent => NodeError::TimedOut { after: patience, silence: Silence::BeforeAnswer },
+            BrokenBody::CutOff => NodeError::CutOff,
+            BrokenBody::TooLong => NodeError::not_a_node("an answer came that is longer than any can be"),
+        })?;
         // An event stream that a proxy gave another name begins with a field or a comment, never with a brace.
         let is_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
         if !is_json {
@@ -217,8 +225,12 @@ impl Answer {
 
     async fn next_bytes(&self, response: &mut Response) -> Result<Option<Vec<u8>>, NodeError> {
         let is_whole = self.reason.is_some();
-        let patience = self.config.inactivity_timeout;
-        let patience = if is_whole { patience.min(AFTER_FINISH) } else { patience };
+        let silence = if self.has_begun { Silence::InAnswer } else { Silence::BeforeAnswer };
+        let patience = match silence {
+            _ if is_whole => self.config.inactivity_timeout.min(AFTER_FINISH),
+            Silence::InAnswer => self.config.inactivity_timeout,
+            _ => self.config.prefill_timeout,
+        };
         match timeout(patience, response.chunk()).await {
             Ok(Ok(bytes)) => Ok(bytes.map(Vec::from)),
             // Whatever happens after the end of the answer takes nothing from it.
@@ -227,7 +239,7 @@ impl Answer {
                 tracing::debug!(error = &error.without_url() as &dyn std::error::Error, "a node's answer broke off");
                 Err(NodeError::CutOff)
             }
-            Err(_) => Err(NodeError::TimedOut { after: patience }),
+            Err(_) => Err(NodeError::TimedOut { after: patience, silence }),
         }
     }
 
@@ -285,10 +297,12 @@ impl Answer {
             return false;
         }
         if piece.text.is_some() || piece.thinking.is_some() || !piece.tool_calls.is_empty() {
+            self.has_begun = true;
             self.meter.note(Instant::now());
         }
         if !piece.tokens.is_empty() {
             let from = piece.token_offset.unwrap_or(self.tokens);
+            self.has_begun = true;
             self.tokens = from.saturating_add(piece.tokens.len());
             self.out.push_back(Ok(ChatEvent::Tokens { from, ids: piece.tokens }));
         }

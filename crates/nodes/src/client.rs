@@ -20,7 +20,10 @@ pub(crate) const COMPLETIONS: &str = "/v1/completions";
 pub struct NodeConfig {
     /// Until a connection stands.
     pub connect_timeout: Duration,
-    /// Between two signs of life during an answer, also before the first: a long prefill is silent on many engines.
+    /// Between two signs of life until the answer itself begins: a long prefill is silent on many engines. Any byte is a
+    /// sign of life, that of a comment too.
+    pub prefill_timeout: Duration,
+    /// Between two signs of life once the answer has begun.
     pub inactivity_timeout: Duration,
     /// For each request of a probe.
     pub probe_timeout: Duration,
@@ -30,7 +33,8 @@ impl Default for NodeConfig {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(5),
-            inactivity_timeout: Duration::from_secs(120),
+            prefill_timeout: Duration::from_secs(300),
+            inactivity_timeout: Duration::from_secs(90),
             probe_timeout: Duration::from_secs(5),
         }
     }
@@ -214,17 +218,26 @@ fn install_crypto() {
     });
 }
 
-/// The body, as far as `limit` bytes; `None` where it is longer or breaks off, or nothing comes for `patience`.
-pub(crate) async fn read_bounded(response: Response, limit: usize, patience: Duration) -> Option<Vec<u8>> {
+/// Why a body couldn't be read to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BrokenBody {
+    TooLong,
+    /// It ended before its end, or was packed in a way that can't be read.
+    CutOff,
+    Silent,
+}
+
+/// The body, where it is no longer than `limit` bytes, whole, and never silent for `patience`.
+pub(crate) async fn read_bounded(response: Response, limit: usize, patience: Duration) -> Result<Vec<u8>, BrokenBody> {
     let mut stream = response.bytes_stream();
     let mut body = Vec::new();
-    while let Some(bytes) = timeout(patience, stream.next()).await.ok()? {
-        body.extend_from_slice(&bytes.ok()?);
+    while let Some(bytes) = timeout(patience, stream.next()).await.map_err(|_| BrokenBody::Silent)? {
+        body.extend_from_slice(&bytes.map_err(|_| BrokenBody::CutOff)?);
         if body.len() > limit {
-            return None;
+            return Err(BrokenBody::TooLong);
         }
     }
-    Some(body)
+    Ok(body)
 }
 
 /// What a server said, without the key: some repeat the one that they refuse.

@@ -110,13 +110,13 @@ impl NodeClient {
 
     /// What the node replies: `Some(None)` where it refuses or speaks another language, `None` where it couldn't be asked.
     async fn post(&self, path: &str, body: Vec<u8>) -> Option<Option<Piece>> {
-        let patience = self.config.inactivity_timeout;
+        let patience = self.config.prefill_timeout;
         let request = self.request(Method::POST, path).header(CONTENT_TYPE, "application/json").body(body);
         let response = timeout(patience, request.send()).await.ok()?.ok()?;
         match response.status() {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => None,
             status if !status.is_success() => Some(None),
-            _ => Some(decode_response(&read_bounded(response, REPLY_LIMIT, patience).await?).ok()),
+            _ => Some(decode_response(&read_bounded(response, REPLY_LIMIT, patience).await.ok()?).ok()),
         }
     }
 }

@@ -64,11 +64,46 @@ pub enum NodeError {
     #[error("the answer broke off in the middle")]
     CutOff,
     /// The connection stands, but nothing came.
-    #[error("nothing came from the node for {} s", after.as_secs_f64())]
+    #[error("{silence}, and nothing came for {} s; {}", after.as_secs_f64(), silence.advice())]
     TimedOut {
         /// How long was waited.
         after: Duration,
+        /// How far the node had come.
+        silence: Silence,
     },
+}
+
+/// Where a node fell silent while its connection stood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// It took the request, and no reply began.
+    BeforeReply,
+    /// Its reply began, and no part of the answer came.
+    BeforeAnswer,
+    /// Parts of the answer had come.
+    InAnswer,
+}
+
+impl std::fmt::Display for Silence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::BeforeReply => "the node took the request",
+            Self::BeforeAnswer => "the node began its reply without a word of the answer",
+            Self::InAnswer => "the node stopped in the middle of the answer",
+        })
+    }
+}
+
+impl Silence {
+    /// What the user can do about it.
+    fn advice(self) -> &'static str {
+        match self {
+            Self::BeforeReply | Self::BeforeAnswer => {
+                "it may be loading its model or reading a long prompt: look at it, then ask again"
+            }
+            Self::InAnswer => "it may hang or be asleep: look at it, or ask again elsewhere",
+        }
+    }
 }
 
 fn after_colon(sentence: Option<&str>) -> String {

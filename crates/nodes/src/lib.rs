@@ -19,5 +19,5 @@ pub use address::NodeAddress;
 pub use answer::NodeStream;
 pub use client::{NodeClient, NodeConfig, Seam, TextPrompt};
 pub use continuation::probe_request;
-pub use error::NodeError;
+pub use error::{NodeError, Silence};
 pub use probe::{NodeState, NodeStatus};

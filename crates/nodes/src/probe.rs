@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use wire::openai::{DecodeError, ModelEntry, decode_error, decode_models};
 
 use crate::client::{read_bounded, without_key};
-use crate::{NodeClient, NodeError};
+use crate::{NodeClient, NodeError, Silence};
 
 /// The most bytes of a list of models that are read.
 const LIST_LIMIT: usize = 4 << 20;
@@ -76,7 +76,7 @@ impl NodeClient {
         let host = self.address.authority();
         let fetched = match self.fetch("/v1/models").await {
             Ok(fetched) => fetched,
-            Err(NodeError::TimedOut { after }) => {
+            Err(NodeError::TimedOut { after, .. }) => {
                 let sentence =
                     format!("{host} accepts connections but didn't answer within {} s.", after.as_secs_f64());
                 return status(NodeState::Unreachable(sentence));
@@ -101,14 +101,14 @@ impl NodeClient {
         let started = Instant::now();
         let response = timeout(patience, self.request(Method::GET, path).send())
             .await
-            .map_err(|_| NodeError::TimedOut { after: patience })?
+            .map_err(|_| NodeError::TimedOut { after: patience, silence: Silence::BeforeReply })?
             .map_err(|error| NodeError::unreachable(error, self.config.connect_timeout))?;
         let round_trip = started.elapsed();
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let (status, server) = (response.status(), header(SERVER).to_owned());
         let is_html = header(CONTENT_TYPE).starts_with("text/html");
         // One that drips bytes for ever is stopped by the time limit for the whole body.
-        let body = timeout(patience, read_bounded(response, LIST_LIMIT, patience)).await.ok().flatten();
+        let body = timeout(patience, read_bounded(response, LIST_LIMIT, patience)).await.ok().and_then(Result::ok);
         Ok(Fetched { status, server, is_html, round_trip, body })
     }
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use chat::{ChatEvent, ChatRequest, Finish, FinishReason, Message, Redacted, Role, SamplingParams, ToolCall, Usage};
 use futures::StreamExt;
-use nodes::{NodeAddress, NodeClient, NodeConfig, NodeError, NodeStream};
+use nodes::{NodeAddress, NodeClient, NodeConfig, NodeError, NodeStream, Silence};
 use routing::{Demand, EgressPass, NodeOption, Policy, may_leave};
 use serde_json::json;
 use testkit::node::{FAKE_MODEL, FakeNode, Gate, Reply, Step};
 
 fn client(url: &str, key: Option<&str>, inactivity: Duration) -> NodeClient {
     let address = NodeAddress::parse(url, key.map(|key| Redacted(key.to_owned()))).unwrap();
-    let config = NodeConfig { inactivity_timeout: inactivity, ..NodeConfig::default() };
+    let config = NodeConfig { prefill_timeout: inactivity, inactivity_timeout: inactivity, ..NodeConfig::default() };
     NodeClient::with_config("node", address, config).unwrap()
 }
 
@@ -28,6 +28,12 @@ fn question() -> ChatRequest {
 
 fn ask(node: &FakeNode) -> NodeStream {
     client(&node.url(), None, Duration::from_secs(60)).chat(leave("node"), FAKE_MODEL, question()).unwrap()
+}
+
+fn patient(node: &FakeNode, prefill_timeout: Duration, inactivity_timeout: Duration) -> NodeStream {
+    let address = NodeAddress::parse(&node.url(), None).unwrap();
+    let config = NodeConfig { prefill_timeout, inactivity_timeout, ..NodeConfig::default() };
+    NodeClient::with_config("node", address, config).unwrap().chat(leave("node"), FAKE_MODEL, question()).unwrap()
 }
 
 async fn replying(reply: Reply) -> FakeNode {
@@ -156,15 +162,55 @@ async fn a_body_shorter_than_its_length_is_cut_off() {
 }
 
 #[tokio::test]
-async fn silence_is_a_time_out() {
-    for reply in [Reply::silence(), Reply::stream([Step::Hang]), Reply::stream([Step::text("a"), Step::Hang])] {
+async fn silence_is_a_time_out_that_says_where_the_node_stopped() {
+    let prefill = Duration::from_millis(400);
+    let later = Duration::from_millis(200);
+    let role = json!({ "choices": [{ "index": 0, "delta": { "role": "assistant", "content": "" } }] });
+    let whole = Reply::body(200, "application/json", &[("content-length", "50")], "{");
+    let cases = [
+        (Reply::silence(), Silence::BeforeReply, prefill),
+        (Reply::stream([Step::Hang]), Silence::BeforeAnswer, prefill),
+        // It tells that it is there, and goes on with the prompt.
+        (Reply::stream([Step::Bytes(b": ping\n\n".to_vec()), Step::Hang]), Silence::BeforeAnswer, prefill),
+        (Reply::stream([Step::chunk(&role), Step::Hang]), Silence::BeforeAnswer, prefill),
+        (whole.then(Step::Hang), Silence::BeforeAnswer, prefill),
+        (Reply::stream([Step::text("a"), Step::Hang]), Silence::InAnswer, later),
+        (Reply::stream([Step::thinking("a"), Step::Hang]), Silence::InAnswer, later),
+    ];
+    for (reply, stopped, limit) in cases {
         let node = replying(reply).await;
-        let limit = Duration::from_millis(200);
-        let read = read(client(&node.url(), None, limit).chat(leave("node"), FAKE_MODEL, question()).unwrap()).await;
-        assert!(matches!(read.end, Err(NodeError::TimedOut { after }) if after == limit), "{:?}", read.end);
+        let read = read(patient(&node, prefill, later)).await;
+        let Err(NodeError::TimedOut { after, silence }) = read.end else { panic!("{stopped:?}: {:?}", read.end) };
+        assert_eq!((after, silence), (limit, stopped));
         // The connection is given up, not kept.
         node.wait_for_hang_ups(1).await;
     }
+    let error = NodeError::TimedOut { after: Duration::from_secs(90), silence: Silence::InAnswer };
+    assert_eq!(
+        error.to_string(),
+        "the node stopped in the middle of the answer, and nothing came for 90 s; it may hang or be asleep: look at it, \
+         or ask again elsewhere"
+    );
+}
+
+#[tokio::test]
+async fn comments_keep_an_answer_alive() {
+    let gate = Gate::new();
+    let ping = || [Step::Wait(gate.clone()), Step::Bytes(b": ping\n\n".to_vec())];
+    let pings = std::iter::repeat_with(ping).take(6).flatten();
+    let steps = [Step::text("a")].into_iter().chain(pings).chain([Step::text("b"), Step::finish("stop")]);
+    let node = replying(Reply::stream(steps)).await;
+    // Six pauses of a quarter of the allowance: longer than it altogether, none of them too long.
+    let allowance = Duration::from_millis(800);
+    let pacing = tokio::spawn(async move {
+        for _ in 0..6 {
+            tokio::time::sleep(allowance / 4).await;
+            gate.pass();
+        }
+    });
+    let read = read(patient(&node, allowance, allowance)).await;
+    assert_eq!((read.text.as_str(), read.end.is_ok()), ("ab", true));
+    pacing.await.unwrap();
 }
 
 #[tokio::test]

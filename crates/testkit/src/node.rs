@@ -175,6 +175,13 @@ impl Reply {
         Self { head: head(status, media_type, headers), steps: vec![Step::Bytes(body.as_bytes().to_vec())] }
     }
 
+    /// The same with one more step at its end.
+    #[must_use]
+    pub fn then(mut self, step: Step) -> Self {
+        self.steps.push(step);
+        self
+    }
+
     /// These bytes for head and body, as recorded from a real server.
     pub fn recorded(bytes: &[u8]) -> Self {
         Self { head: bytes.to_vec(), steps: Vec::new() }
