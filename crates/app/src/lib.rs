@@ -40,8 +40,8 @@ pub use completion::{Completion, CompletionEvent};
 pub use decision_record::{AlternativeRecord, DecisionRecord, ReadingRecord, decision_of, decision_of_segment};
 pub use depth_bench::{DepthPlan, DepthSpeed, Spread, SustainedSpeed};
 pub use engine::{
-    Draft, Footprint, Guesses, KvType, LoadedModel, ModelHeader, Perplexity, computes_on_gpu, device_name,
-    instruction_set,
+    Condition, Draft, Footprint, Guesses, KvType, LoadedModel, ModelHeader, Occupancy, Perplexity, computes_on_gpu,
+    device_name, instruction_set,
 };
 pub use error::{AppError, ErrorCode};
 pub use guess_bench::{GuessPlan, GuessSpeed};

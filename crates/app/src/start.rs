@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::{Draft, EngineConfig, EngineHandle, KvType, Unloaded, Wiring};
+use engine::{Condition, Draft, EngineConfig, EngineHandle, KvType, Occupancy, Unloaded, Wiring};
 use nodes::NodeAddress;
 use notify::RecommendedWatcher;
 use routing::{OffloadMode, Outlook, Policy, may_wire};
@@ -229,6 +229,16 @@ impl App {
         }
         let vitals = self.inner.vitals.clone();
         let _ = tokio::time::timeout(SHUTDOWN_LIMIT, tokio::task::spawn_blocking(move || vitals.stop())).await;
+    }
+
+    /// What this machine's engine can do now.
+    pub fn condition(&self) -> Condition {
+        self.inner.engine.condition()
+    }
+
+    /// How many requests this machine's engine has, of how many that it takes.
+    pub fn occupancy(&self) -> Occupancy {
+        self.inner.engine.occupancy()
     }
 
     /// What the user should be told about the start, once.

@@ -12,6 +12,7 @@ use chat::{Bytes, ChatEvent, ChatRequest, Progress};
 use futures::Stream;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::condition::{Condition, NotesDeath, Occupancy};
 use crate::device::{KvType, computes_on_gpu};
 use crate::draft::DraftFile;
 use crate::header::{Footprint, ModelHeader};
@@ -125,8 +126,6 @@ pub struct Unloaded {
 pub struct EngineHandle {
     front: SyncSender<Request>,
     shared: Arc<Shared>,
-    slots: usize,
-    most_waiting: usize,
 }
 
 /// The events of one answer. Dropping it cancels the answer before the next prefill chunk or decode step.
@@ -165,13 +164,14 @@ impl EngineHandle {
             let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
         }
         let shared = Arc::new(Shared::default());
+        shared.notes.set_capacity(config.slots, config.most_waiting);
         let (front, requests) = sync_channel(MOST_UNDER_WAY);
         let (commands, received) = sync_channel(MOST_UNDER_WAY);
         let worker = Worker::new(shared.clone(), config, loader);
         spawn("engine", move || worker.run(&received));
         let preparing = shared.clone();
         spawn("engine-prompts", move || prepare(&requests, &commands, &preparing));
-        Self { front, shared, slots: config.slots.max(1), most_waiting: config.most_waiting }
+        Self { front, shared }
     }
 
     /// Answers `request` with the model in `model`, which is loaded first where it isn't in memory.
@@ -183,10 +183,11 @@ impl EngineHandle {
             return ChatStream { events: stream };
         }
         let (queued, before) = Queued::enter(&self.shared.waiting);
-        if before >= self.slots {
+        let Occupancy { slots, most_waiting, .. } = self.occupancy();
+        if before >= slots {
             // The first of those before it to end makes room.
-            let ahead = before + 1 - self.slots;
-            let is_full = ahead > self.most_waiting;
+            let ahead = before + 1 - slots;
+            let is_full = ahead > most_waiting;
             let event = if is_full {
                 Err(GenerateError::Busy(ahead - 1))
             } else {
@@ -202,7 +203,7 @@ impl EngineHandle {
         let request = Request::Chat { model, request, accepted: Instant::now(), events: events.clone(), queued };
         if let Err(refused) = self.front.try_send(request) {
             let error = match refused {
-                TrySendError::Full(_) => GenerateError::Busy(before.saturating_sub(self.slots)),
+                TrySendError::Full(_) => GenerateError::Busy(before.saturating_sub(slots)),
                 TrySendError::Disconnected(_) => GenerateError::ShutDown,
             };
             let _ = events.send(Err(error));
@@ -241,6 +242,22 @@ impl EngineHandle {
     /// When the file cannot be used.
     pub fn end_tokens(&self, path: &Path) -> Result<Vec<u32>, LoadError> {
         Ok(self.shared.texts.get(path)?.tokenizer.end_tokens().collect())
+    }
+
+    /// What the engine can do now.
+    pub fn condition(&self) -> Condition {
+        self.shared.notes.condition(self.loaded().is_some())
+    }
+
+    /// How many requests there are, of how many that are taken.
+    pub fn occupancy(&self) -> Occupancy {
+        self.shared.notes.occupancy(self.shared.waiting.load(Ordering::Relaxed))
+    }
+
+    /// Writes so many answers at the same time from now on, at least one, and lets so many requests wait. Answers that are
+    /// being written go on, and requests that wait are not sent away.
+    pub fn set_capacity(&self, slots: usize, most_waiting: usize) {
+        self.shared.notes.set_capacity(slots, most_waiting);
     }
 
     /// The model that is in memory.
@@ -330,6 +347,7 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {
 
 /// The preparing thread: templates and tokens. Ends when every handle is gone, and the compute thread after it.
 fn prepare(requests: &Receiver<Request>, commands: &SyncSender<Command>, shared: &Shared) {
+    let _notes = NotesDeath(&shared.notes);
     while let Ok(request) = requests.recv() {
         let command = match request {
             Request::Count { path, request, reply } => {
@@ -353,6 +371,12 @@ fn prepare(requests: &Receiver<Request>, commands: &SyncSender<Command>, shared:
                 match prepare_job(shared, commands, &model, *request, accepted, events.clone(), queued) {
                     Ok(job) => Command::Generate(Box::new(job)),
                     Err(error) => {
+                        // One that is too large for this moment is no failure.
+                        if let GenerateError::Load(why) = &error
+                            && !matches!(why, LoadError::NotEnoughMemory { .. })
+                        {
+                            shared.notes.note_load(false);
+                        }
                         let _ = events.send(Err(error));
                         continue;
                     }
@@ -543,6 +567,74 @@ mod tests {
             assert_eq!(last.is_ok(), is_answered, "{last:?}");
             engine.shutdown().await;
         }
+    }
+
+    #[tokio::test]
+    async fn what_the_engine_can_do_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let (go, may_go) = std::sync::mpsc::channel();
+        let loader: Loader = Box::new(move |file, on_progress| {
+            begun.send(()).unwrap();
+            if may_go.recv().unwrap() {
+                return models::load(&file.gguf, &Device::Cpu, on_progress);
+            }
+            Err(LoadError::Missing("a tensor".to_owned()))
+        });
+        let engine = EngineHandle::start_with(&EngineConfig::default(), loader);
+        let spec = LoadSpec::new(tiny_model(1).write(folder.path(), "m.gguf").unwrap(), 64);
+        let request = ChatRequest { messages: vec![Message::new(Role::User, "Hi")], ..ChatRequest::default() };
+        assert_eq!(engine.condition(), Condition::Ready);
+        // Twice: ahead of the request, and for it.
+        go.send(false).unwrap();
+        let answer = engine.chat(spec.clone(), request.clone());
+        has_begun.recv().unwrap();
+        has_begun.recv().unwrap();
+        assert_eq!(engine.condition(), Condition::Loading);
+        assert_eq!(engine.occupancy(), Occupancy { slots: 4, slots_busy: 1, most_waiting: 64, waiting: 0 });
+        go.send(false).unwrap();
+        answer.collect::<Vec<_>>().await;
+        assert_eq!(engine.condition(), Condition::LoadFailed);
+        go.send(true).unwrap();
+        engine.chat(spec, request).collect::<Vec<_>>().await;
+        assert_eq!(engine.condition(), Condition::Ready);
+        engine.shutdown().await;
+        assert_eq!(engine.condition(), Condition::Ready);
+    }
+
+    #[tokio::test]
+    async fn the_death_of_the_compute_thread_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let own_footprint = || panic!("a bug outside of any request");
+        let engine = EngineHandle::start(EngineConfig { own_footprint, ..EngineConfig::default() });
+        let spec = LoadSpec::new(tiny_model(1).write(folder.path(), "m.gguf").unwrap(), 64);
+        let request = ChatRequest { messages: vec![Message::new(Role::User, "Hi")], ..ChatRequest::default() };
+        engine.chat(spec.clone(), request.clone()).collect::<Vec<_>>().await;
+        assert_eq!((engine.condition(), engine.unload().await), (Condition::Ready, None));
+        while engine.condition() != Condition::Died {
+            tokio::task::yield_now().await;
+        }
+        let last = engine.chat(spec, request).collect::<Vec<_>>().await.pop();
+        assert!(!matches!(last, Some(Ok(_))), "{last:?}");
+    }
+
+    #[tokio::test]
+    async fn slots_change_while_an_answer_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = EngineHandle::start(EngineConfig { slots: 2, most_waiting: 0, ..EngineConfig::default() });
+        let spec = LoadSpec::new(tiny_model(1).write(folder.path(), "m.gguf").unwrap(), 4096);
+        let request = ChatRequest { messages: vec![Message::new(Role::User, "Hi")], ..ChatRequest::default() };
+        // In the queue as long as they live, whether they are written or not.
+        let mut answers: Vec<_> = (0..2).map(|_| engine.chat(spec.clone(), request.clone())).collect();
+        engine.set_capacity(1, 1);
+        assert_eq!(engine.occupancy(), Occupancy { slots: 1, slots_busy: 1, most_waiting: 1, waiting: 1 });
+        let refused = engine.chat(spec.clone(), request.clone()).next().await;
+        assert!(matches!(refused, Some(Err(GenerateError::Busy(1)))), "{refused:?}");
+        for answer in &mut answers {
+            let last = answer.collect::<Vec<_>>().await.pop();
+            assert!(matches!(last, Some(Ok(ChatEvent::Finished(_)))), "{last:?}");
+        }
+        engine.shutdown().await;
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@
 mod answer;
 mod answer_text;
 mod bandwidth;
+mod condition;
 #[cfg(feature = "cuda")]
 mod cuda_memory;
 mod device;
@@ -43,6 +44,7 @@ mod wiring;
 mod worker;
 
 pub use bandwidth::measure_bandwidth;
+pub use condition::{Condition, Occupancy};
 pub use device::{KvType, computes_on_gpu, device_name, instruction_set};
 pub use device_fault::DeviceFault;
 pub use error::{GenerateError, LoadError};

@@ -17,6 +17,7 @@ use chat::{Bytes, ChatEvent, Progress, SamplingParams, Written};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::resident::{Resident, Running, Stage};
+use crate::condition::{Notes, NotesDeath};
 use crate::device::KvType;
 use crate::draft::{DraftFile, DraftModel};
 use crate::gain::Gain;
@@ -94,6 +95,7 @@ pub(crate) struct Shared {
     pub(crate) waiting: Arc<AtomicUsize>,
     pub(crate) stopping: AtomicBool,
     pub(crate) relief: Arc<Relief>,
+    pub(crate) notes: Notes,
 }
 
 /// A place in the queue, given back when it is dropped.
@@ -123,7 +125,6 @@ pub(crate) struct Worker {
     idle_unload: Option<Duration>,
     wiring: Option<Wiring>,
     own_footprint: fn() -> Option<Bytes>,
-    most_slots: usize,
     cache_folder: Option<CacheFolder>,
     loader: Loader,
     waiting: VecDeque<Waiting>,
@@ -146,7 +147,6 @@ impl Worker {
             idle_unload: config.idle_unload,
             wiring: config.wiring.clone(),
             own_footprint: config.own_footprint,
-            most_slots: config.slots.max(1),
             cache_folder: config.cache_dir.clone().map(|path| CacheFolder::new(path, config.cache_dir_limit)),
             loader,
             waiting: VecDeque::new(),
@@ -157,6 +157,8 @@ impl Worker {
 
     /// Serves commands until it is told to stop, or nobody can send any more and all is done.
     pub(crate) fn run(mut self, commands: &Receiver<Command>) {
+        let shared = self.shared.clone();
+        let _notes = NotesDeath(&shared.notes);
         if let Some(folder) = &self.cache_folder {
             folder.tidy(SystemTime::now());
         }
@@ -320,6 +322,10 @@ impl Worker {
         }
     }
 
+    fn most_slots(&self) -> usize {
+        self.shared.notes.slots.load(Ordering::Relaxed)
+    }
+
     fn is_running(&self) -> bool {
         self.resident.as_ref().is_some_and(|resident| !resident.running.is_empty())
     }
@@ -327,10 +333,11 @@ impl Worker {
     /// Whether `job` can run beside what runs: with the same model, in a slot of its own, and with all caches within its
     /// budget. Alone it always can; what fits was decided before.
     fn has_room_for(&mut self, job: &Job) -> bool {
+        let most_slots = self.most_slots();
         let Some(resident) = self.resident.as_mut().filter(|resident| !resident.running.is_empty()) else {
             return true;
         };
-        if !resident.is_of(&job.text.file, job.kv_type) || resident.running.len() >= self.most_slots {
+        if !resident.is_of(&job.text.file, job.kv_type) || resident.running.len() >= most_slots {
             return false;
         }
         let Some(budget) = job.cache_budget else { return true };
@@ -348,11 +355,13 @@ impl Worker {
         if prompt.len() >= job.context_len {
             return Err(GenerateError::ContextFull { prompt_tokens: prompt.len(), context_len: job.context_len });
         }
-        let most_slots = self.most_slots;
+        let most_slots = self.most_slots();
         self.resident_for(&job.text.file, job.context_len, job.kv_type, &job.events)?;
         self.set_draft(&job)?;
         let resident = self.resident.as_mut().expect("it was loaded above");
         resident.recall(&job, most_slots);
+        // There may have been more slots before.
+        while resident.running.len() + resident.free.len() > most_slots && resident.free.forget_one() {}
         let room_for_more = resident.running.len() + resident.free.len() < most_slots;
         let in_use = resident.running.iter().map(|running| &running.slot);
         let empty = || resident.model.new_cache(job.kv_type);
@@ -417,7 +426,11 @@ impl Worker {
                 // Whoever asked may have gone; the next step notices.
                 let _ = events.send(Ok(ChatEvent::Progress(Progress::Loading { done, total })));
             };
-            let Loaded { model, in_use } = (self.loader)(file, &mut on_progress)?;
+            let loading = self.shared.notes.begin_loading();
+            let loaded = (self.loader)(file, &mut on_progress);
+            self.shared.notes.note_load(loaded.is_ok());
+            drop(loading);
+            let Loaded { model, in_use } = loaded?;
             let pieces = self.wiring.as_ref().and_then(|wiring| Some((wiring, in_use.pieces(&device::open())?)));
             let wired = pieces.map(|(wiring, pieces)| WiredWeights::new(wiring, pieces));
             let file = file.clone();

@@ -10,8 +10,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use chat::Redacted;
 
-use crate::Gateway;
 use crate::failure::Failure;
+use crate::{Gateway, HEALTH};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -69,7 +69,10 @@ fn is_local_name(authority: &str) -> bool {
 }
 
 pub(crate) async fn admit(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
-    match gateway.admission.check(request.headers(), request.uri().path() == "/health") {
+    let path = request.uri().path();
+    match gateway.admission.check(request.headers(), path == HEALTH) {
+        // What is asked about the server itself is told to its end.
+        Ok(()) if gateway.traffic.is_draining() && path != HEALTH => Failure::draining().into_response(),
         Ok(()) => next.run(request).await,
         Err(failure) => failure.into_response(),
     }

@@ -14,7 +14,10 @@ use crate::{MESSAGES, OLLAMA};
 const CONTEXT_FULL: &str = "context_length_exceeded";
 /// What a client is told to wait before it asks a full server again: about a short answer, since the end of one makes
 /// room.
-const SECONDS_TO_WAIT: u64 = 2;
+pub(crate) const SECONDS_TO_WAIT: u64 = 2;
+/// The same of a server that is being stopped: about a restart.
+pub(crate) const SECONDS_TO_RESTART: u64 = 10;
+const DRAINING: &str = "draining";
 
 /// The one place where errors become HTTP.
 #[derive(Clone, Debug)]
@@ -45,6 +48,11 @@ impl Failure {
 
     pub(crate) fn forbidden(message: &str) -> Self {
         Self::new(StatusCode::FORBIDDEN, "invalid_request_error", "forbidden", message)
+    }
+
+    pub(crate) fn draining() -> Self {
+        let message = "This server is being stopped: it ends the answers that it has begun, and takes no more.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", DRAINING, message)
     }
 
     pub(crate) fn unauthorized() -> Self {
@@ -118,8 +126,12 @@ pub(crate) async fn in_dialect(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let Some(Failure { status, body }) = response.extensions_mut().remove() else { return response };
     let mut response = (status, [(CONTENT_TYPE, "application/json")], encode(status, &body)).into_response();
-    if body.code.as_deref() == Some(ErrorCode::Busy.as_str()) {
-        response.headers_mut().insert(RETRY_AFTER, SECONDS_TO_WAIT.into());
+    let wait = match body.code.as_deref() {
+        Some(DRAINING) => Some(SECONDS_TO_RESTART),
+        code => (code == Some(ErrorCode::Busy.as_str())).then_some(SECONDS_TO_WAIT),
+    };
+    if let Some(seconds) = wait {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
     response
 }
