@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use chat::Redacted;
 
 use crate::failure::Failure;
-use crate::{Gateway, HEALTH};
+use crate::{Gateway, HEALTH, METRICS};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -72,7 +72,9 @@ pub(crate) async fn admit(State(gateway): State<Arc<Gateway>>, request: Request,
     let path = request.uri().path();
     match gateway.admission.check(request.headers(), path == HEALTH) {
         // What is asked about the server itself is told to its end.
-        Ok(()) if gateway.traffic.is_draining() && path != HEALTH => Failure::draining().into_response(),
+        Ok(()) if gateway.traffic.is_draining() && path != HEALTH && path != METRICS => {
+            Failure::draining().into_response()
+        }
         Ok(()) => next.run(request).await,
         Err(failure) => failure.into_response(),
     }

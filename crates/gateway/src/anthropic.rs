@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use app::{AskedBy, Completion, CompletionEvent};
+use app::CompletionEvent;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
@@ -13,6 +13,7 @@ use futures::StreamExt;
 use wire::anthropic::{EventEncoder, MessageHead, decode_count, decode_request, encode_count, encode_response};
 
 use crate::Gateway;
+use crate::answer::Answer;
 use crate::failure::Failure;
 use crate::reply::{explanation, moved_comment, reply_id, whole};
 
@@ -21,7 +22,7 @@ pub(crate) async fn messages(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     let call = decode_request(&body?)?;
-    let completion = gateway.app.complete(call.request, None, AskedBy::Gateway).await?;
+    let completion = gateway.complete(call.request).await?;
     let head = MessageHead { id: reply_id("msg_"), model: completion.model.clone() };
     let explained = explanation(&completion.decision);
     if call.stream {
@@ -42,7 +43,7 @@ pub(crate) async fn count_tokens(
     Ok(([(CONTENT_TYPE, "application/json")], encode_count(count)).into_response())
 }
 
-fn streamed(completion: Completion, mut encoder: EventEncoder) -> Response {
+fn streamed(completion: Answer, mut encoder: EventEncoder) -> Response {
     let events = completion.into_events().map(move |event| {
         let text = match event {
             Ok(CompletionEvent::Chat(event)) => encoder.encode(&event),

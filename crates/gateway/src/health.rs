@@ -30,6 +30,8 @@ pub(crate) enum Health {
 }
 
 impl Health {
+    pub(crate) const NAMES: [&str; 5] = ["ok", "busy", "loading", "broken", "draining"];
+
     pub(crate) fn of(gateway: &Gateway) -> Self {
         let app = &gateway.app;
         Self::from_parts(gateway.traffic.is_draining(), app.condition(), app.occupancy())
@@ -46,7 +48,7 @@ impl Health {
         }
     }
 
-    const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Busy => "busy",
@@ -106,6 +108,7 @@ mod tests {
         let occupancy = Occupancy { slots: 2, slots_busy, most_waiting: 3, waiting: 0 };
         let health = Health::from_parts(is_draining, condition, occupancy);
         assert_eq!(health.as_str(), expected);
+        assert!(Health::NAMES.contains(&expected));
         assert_eq!(health.retry_after().is_none(), matches!(expected, "ok" | "busy"));
     }
 

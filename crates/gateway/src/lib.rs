@@ -7,9 +7,11 @@
 #![warn(missing_docs)]
 
 mod admit;
+mod answer;
 mod anthropic;
 mod failure;
 mod health;
+mod metrics;
 mod ollama;
 mod openai;
 mod reply;
@@ -30,6 +32,7 @@ use tokio::sync::oneshot;
 
 use crate::admit::Admission;
 use crate::failure::Failure;
+use crate::metrics::Metrics;
 use crate::traffic::Traffic;
 
 /// The largest request that is read. A conversation of a million tokens is about 4 MB of text.
@@ -41,11 +44,14 @@ pub(crate) const MESSAGES: &str = "/v1/messages";
 pub(crate) const OLLAMA: &str = "/api/";
 /// Where a server tells how it is, to anybody.
 pub(crate) const HEALTH: &str = "/health";
+/// Where it tells what it counted, to those who may ask for answers.
+pub(crate) const METRICS: &str = "/metrics";
 
 pub(crate) struct Gateway {
     app: App,
     admission: Admission,
     traffic: Arc<Traffic>,
+    metrics: Arc<Metrics>,
 }
 
 /// Serves until `stop` resolves. From then on nobody new is let in but to `/health`, and answers that run get `drain` to
@@ -61,7 +67,8 @@ pub async fn serve(
     drain: Duration,
 ) -> std::io::Result<()> {
     let address = listener.local_addr()?;
-    let gateway = Arc::new(Gateway { app, admission: Admission::new(key, address), traffic: Arc::default() });
+    let admission = Admission::new(key, address);
+    let gateway = Arc::new(Gateway { app, admission, traffic: Arc::default(), metrics: Arc::default() });
     let (told, is_told) = oneshot::channel();
     let traffic = gateway.traffic.clone();
     let stop = async move {
@@ -98,6 +105,7 @@ fn router(gateway: Arc<Gateway>) -> Router {
         .route("/api/version", get(ollama::version))
         .route("/v1/models", get(openai::models))
         .route(HEALTH, get(health::health))
+        .route(METRICS, get(metrics::metrics))
         .fallback(|| async { Failure::not_found("There is nothing at this path.") })
         .method_not_allowed_fallback(|| async { Failure::method_not_allowed() })
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))

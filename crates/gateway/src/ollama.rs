@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Instant, UNIX_EPOCH};
 
-use app::{AskedBy, Completion, CompletionEvent, ModelEntry, ModelHeader};
+use app::{AskedBy, CompletionEvent, ModelEntry, ModelHeader};
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
@@ -18,6 +18,7 @@ use wire::ollama::{
 };
 
 use crate::Gateway;
+use crate::answer::Answer;
 use crate::failure::Failure;
 use crate::reply::{explanation, now_secs};
 
@@ -145,7 +146,7 @@ async fn answer(gateway: &Gateway, mut call: ChatCall, endpoint: Endpoint) -> Re
     }
     let accepted = Instant::now();
     let created = now_secs();
-    let completion = gateway.app.complete(call.request, None, AskedBy::Gateway).await?;
+    let completion = gateway.complete(call.request).await?;
     let head = ReplyHead { endpoint, model: completion.model.clone(), created };
     let explained = explanation(&completion.decision);
     let encoder = ReplyEncoder::new(head, call.stream);
@@ -156,7 +157,7 @@ async fn answer(gateway: &Gateway, mut call: ChatCall, endpoint: Endpoint) -> Re
     Ok((explained, [(CONTENT_TYPE, "application/json")], body).into_response())
 }
 
-fn streamed(completion: Completion, mut encoder: ReplyEncoder, accepted: Instant) -> Response {
+fn streamed(completion: Answer, mut encoder: ReplyEncoder, accepted: Instant) -> Response {
     let lines = completion.into_events().map(move |event| {
         let line = match event {
             Ok(CompletionEvent::Chat(event)) => encoder.encode(&event, accepted.elapsed()),
@@ -169,7 +170,7 @@ fn streamed(completion: Completion, mut encoder: ReplyEncoder, accepted: Instant
     ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }
 
-async fn whole(completion: Completion, mut encoder: ReplyEncoder, accepted: Instant) -> Result<String, Failure> {
+async fn whole(completion: Answer, mut encoder: ReplyEncoder, accepted: Instant) -> Result<String, Failure> {
     let mut body = String::new();
     let mut events = completion.into_chat_events();
     while let Some(event) = events.next().await {

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use app::{AskedBy, Completion, CompletionEvent};
+use app::CompletionEvent;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
@@ -13,6 +13,7 @@ use futures::StreamExt;
 use wire::openai::{ChunkEncoder, ModelEntry, ReplyHead, decode_request, encode_models, encode_response};
 
 use crate::Gateway;
+use crate::answer::Answer;
 use crate::failure::Failure;
 use crate::reply::{explanation, moved_comment, now_secs, reply_id, whole};
 
@@ -21,7 +22,7 @@ pub(crate) async fn chat_completions(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     let call = decode_request(&body?)?;
-    let completion = gateway.app.complete(call.request, None, AskedBy::Gateway).await?;
+    let completion = gateway.complete(call.request).await?;
     let head = ReplyHead { id: reply_id("chatcmpl-"), created: now_secs(), model: completion.model.clone() };
     let explained = explanation(&completion.decision);
     if call.stream {
@@ -53,7 +54,7 @@ pub(crate) async fn models(State(gateway): State<Arc<Gateway>>) -> Response {
     ([(CONTENT_TYPE, "application/json")], encode_models(&list, now_secs())).into_response()
 }
 
-fn streamed(completion: Completion, mut encoder: ChunkEncoder) -> Response {
+fn streamed(completion: Answer, mut encoder: ChunkEncoder) -> Response {
     // The body pulls: a reader that doesn't read holds the backend back instead of filling memory, and one that goes
     // away drops the completion, which stops it.
     let events = completion.into_events().map(move |event| {

@@ -3,18 +3,20 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use app::{AppError, Completion, DecisionRecord, ErrorCode};
+use app::{AppError, DecisionRecord, ErrorCode};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use chat::{ChatEvent, Finish};
 use futures::StreamExt;
 use wire::openai::WholeAnswer;
 use wire::sse::encode_comment;
 
+use crate::answer::Answer;
+
 const ROUTE: HeaderName = HeaderName::from_static("x-tidegate-route");
 const REASON: HeaderName = HeaderName::from_static("x-tidegate-reason");
 
 /// Reads an answer to its end.
-pub(crate) async fn whole(completion: Completion) -> Result<(WholeAnswer, Finish), AppError> {
+pub(crate) async fn whole(completion: Answer) -> Result<(WholeAnswer, Finish), AppError> {
     let mut answer = WholeAnswer::default();
     let take = |event| match event {
         ChatEvent::Text(piece) => answer.text.push_str(&piece),
@@ -28,7 +30,7 @@ pub(crate) async fn whole(completion: Completion) -> Result<(WholeAnswer, Finish
 }
 
 /// Hands over what an answer says up to its end, which must come.
-pub(crate) async fn read(completion: Completion, mut take: impl FnMut(ChatEvent)) -> Result<Finish, AppError> {
+pub(crate) async fn read(completion: Answer, mut take: impl FnMut(ChatEvent)) -> Result<Finish, AppError> {
     let mut events = completion.into_chat_events();
     while let Some(event) = events.next().await {
         match event? {

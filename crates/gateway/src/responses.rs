@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use app::{AskedBy, Completion, CompletionEvent};
+use app::CompletionEvent;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
@@ -13,6 +13,7 @@ use futures::StreamExt;
 use wire::openai::responses::{self, EventEncoder, ResponseHead, decode_request};
 
 use crate::Gateway;
+use crate::answer::Answer;
 use crate::failure::Failure;
 use crate::reply::{explanation, moved_comment, now_secs, read, reply_id};
 
@@ -21,7 +22,7 @@ pub(crate) async fn create(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     let call = decode_request(&body?)?;
-    let completion = gateway.app.complete(call.request, None, AskedBy::Gateway).await?;
+    let completion = gateway.complete(call.request).await?;
     let head = ResponseHead {
         id: reply_id("resp_"),
         created_at: now_secs(),
@@ -37,7 +38,7 @@ pub(crate) async fn create(
     Ok((explained, [(CONTENT_TYPE, "application/json")], answer.encode(&finish)).into_response())
 }
 
-fn streamed(completion: Completion, mut encoder: EventEncoder) -> Response {
+fn streamed(completion: Answer, mut encoder: EventEncoder) -> Response {
     let events = completion.into_events().map(move |event| {
         let text = match event {
             Ok(CompletionEvent::Chat(event)) => encoder.encode(&event),

@@ -12,7 +12,11 @@ use axum::response::Response;
 use futures::{Stream, StreamExt};
 use tokio::sync::watch;
 
-use crate::{Gateway, HEALTH};
+use crate::metrics::Metrics;
+use crate::{Gateway, HEALTH, MESSAGES, METRICS, OLLAMA};
+
+/// What servers usually call a request whose client went away before it got a status.
+const CLIENT_GONE: u16 = 499;
 
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
@@ -57,6 +61,29 @@ impl Drop for InService {
     }
 }
 
+/// One request, counted by its status when there is one, or nobody waits for it any more.
+struct StatusCount {
+    metrics: Arc<Metrics>,
+    dialect: &'static str,
+    status: u16,
+}
+
+impl Drop for StatusCount {
+    fn drop(&mut self) {
+        self.metrics.note_request(self.dialect, self.status);
+    }
+}
+
+/// Of a few words only: each makes a series of its own.
+fn dialect(path: &str) -> &'static str {
+    match path {
+        _ if path.starts_with(MESSAGES) => "anthropic",
+        _ if path.starts_with("/v1/") => "openai",
+        _ if path.starts_with(OLLAMA) => "ollama",
+        _ => "other",
+    }
+}
+
 /// The body of an answer that is still being written.
 struct Counted {
     body: BodyDataStream,
@@ -73,11 +100,14 @@ impl Stream for Counted {
 
 /// Counts every request but those that ask about the server itself.
 pub(crate) async fn count(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
-    if request.uri().path() == HEALTH {
+    let path = request.uri().path();
+    if path == HEALTH || path == METRICS {
         return next.run(request).await;
     }
+    let mut status = StatusCount { metrics: gateway.metrics.clone(), dialect: dialect(path), status: CLIENT_GONE };
     let in_service = InService::begin(&gateway.traffic);
     let response = next.run(request).await;
+    status.status = response.status().as_u16();
     // One that is there as a whole keeps its length, and is sent before the connection is closed.
     if response.body().size_hint().exact().is_some() {
         return response;
