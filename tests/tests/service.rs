@@ -35,7 +35,7 @@ async fn health_tells_a_free_server_from_a_full_one() {
     assert_eq!((&json["slots"], &json["slots_busy"], &json["queue_limit"]), (&1.into(), &0.into(), &64.into()));
     assert_eq!((&json["models"], &json["queue_length"]), (&1.into(), &0.into()));
     let keyed = format!("{POST}\r\nAuthorization: Bearer key");
-    let asking = futures::future::join_all((0..12).map(|_| http(address, &keyed, LONG)));
+    let asking = futures::future::join_all((0..24).map(|_| http(address, &keyed, LONG)));
     let watching = async {
         loop {
             let (status, _, json) = health(address).await;
@@ -82,8 +82,8 @@ async fn a_server_that_is_told_to_stop_says_so_until_its_answers_have_ended() {
     let stopped = async move { stopped.await.unwrap() };
     let server = gateway::serve(listener, fixture.app.clone(), None, stopped, Duration::from_secs(60));
     let server = tokio::spawn(server);
-    let asking = tokio::spawn(futures::future::join_all((0..12).map(|_| http(address, POST, LONG))));
-    while health(address).await.2["requests_running"] != 12 {}
+    let asking = tokio::spawn(futures::future::join_all((0..24).map(|_| http(address, POST, LONG))));
+    while health(address).await.2["requests_running"].as_u64() < Some(8) {}
     stop.send(()).unwrap();
     let (status, reply, json) = loop {
         let health = health(address).await;
@@ -97,7 +97,10 @@ async fn a_server_that_is_told_to_stop_says_so_until_its_answers_have_ended() {
     assert!(status == 503 && reply.contains(r#""code":"draining""#), "{reply}");
     assert!(reply.to_lowercase().contains("retry-after: 10"), "{reply}");
     let replies = asking.await.unwrap();
-    assert!(replies.iter().all(|(status, reply)| *status == 200 && reply.contains("[DONE]")));
+    // Those that came too late were refused, and all others were ended.
+    let (begun, late): (Vec<_>, Vec<_>) = replies.into_iter().partition(|(status, _)| *status == 200);
+    assert!(begun.len() >= 8 && begun.iter().all(|(_, reply)| reply.contains("[DONE]")));
+    assert!(late.iter().all(|(status, reply)| *status == 503 && reply.contains("draining")));
     server.await.unwrap().unwrap();
     assert!(TcpStream::connect(address).await.is_err());
 }
@@ -166,7 +169,7 @@ async fn metrics_count_what_was_asked_answered_refused_and_left() {
             async move { http(address, &post, LONG).await }
         }
     })));
-    while health(address).await.2["queue_length"] != 11 {}
+    while health(address).await.2["queue_length"].as_u64() < Some(6) {}
     let mut left = TcpStream::connect(address).await.unwrap();
     let request = format!("{post}\r\nContent-Length: {}\r\n\r\n{LONG}", LONG.len());
     left.write_all(request.as_bytes()).await.unwrap();
