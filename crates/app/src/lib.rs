@@ -55,7 +55,7 @@ pub use pressure::{
 };
 pub use reply::{ReplyEvent, ReplyStream, SendMessage};
 pub use routing::{Fit, OffloadMode, PlaceChoice, Trust, Verdict, case};
-pub use settings::{Settings, Theme};
+pub use settings::{CONTEXT_LENGTHS, Settings, Theme};
 pub use start::{AppConfig, IDLE_UNLOAD, StartError, default_data_dir};
 pub use store::{
     Conversation, ConversationId, ConversationSummary, DecisionId, MessageId, MessageState, Segment, StoredMessage,

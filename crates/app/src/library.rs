@@ -304,7 +304,7 @@ impl App {
     }
 
     fn folders(&self) -> Vec<PathBuf> {
-        let mut folders = self.inner.config.models_dirs.clone();
+        let mut folders = self.inner.models_dirs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         folders.push(self.settings().models_folder);
         folders
     }

@@ -65,6 +65,9 @@ pub enum Theme {
     Dark,
 }
 
+/// What a context may have, in tokens.
+pub const CONTEXT_LENGTHS: std::ops::RangeInclusive<usize> = 256..=1_048_576;
+
 impl Settings {
     pub(crate) fn defaults(data_dir: &Path) -> Self {
         let policy = Policy::default();
@@ -101,7 +104,7 @@ impl Settings {
 
     /// The values that make sense, or what is wrong with the others.
     pub(crate) fn check(&self) -> Result<(), String> {
-        if !(256..=1_048_576).contains(&self.context_len) {
+        if !CONTEXT_LENGTHS.contains(&self.context_len) {
             return Err(format!("A context of {} tokens is outside 256 to 1,048,576.", self.context_len));
         }
         if !(0.0..=1.0).contains(&self.max_swap_used_ratio) {

@@ -46,6 +46,8 @@ pub struct AppConfig {
     pub nodes: Vec<NodeAddress>,
     /// The offload mode for this run; `None` is the saved one.
     pub offload: Option<OffloadMode>,
+    /// The context of this run, of [`crate::CONTEXT_LENGTHS`]; `None` is as saved.
+    pub context_len: Option<usize>,
     /// How keys and values are kept in this run; `None` is as saved.
     pub kv_type: Option<KvType>,
     /// What guesses for every model in this run; `None` is as the settings have it.
@@ -100,6 +102,8 @@ pub(crate) struct Inner {
     pub(crate) settings: watch::Sender<Settings>,
     pub(crate) models: watch::Sender<Arc<Vec<ModelEntry>>>,
     pub(crate) conversations: watch::Sender<Arc<Vec<ConversationSummary>>>,
+    /// Those of the configuration, as they are now.
+    pub(crate) models_dirs: Mutex<Vec<PathBuf>>,
     pub(crate) headers: Mutex<HeaderCache>,
     pub(crate) folder_watcher: Mutex<Option<RecommendedWatcher>>,
     pub(crate) replies: Tasks,
@@ -158,6 +162,7 @@ impl App {
         });
         let mut settings = saved_settings(&store, &config.data_dir).map_err(failed)?;
         settings.offload = config.offload.unwrap_or(settings.offload);
+        settings.context_len = config.context_len.unwrap_or(settings.context_len);
         settings.kv_type = config.kv_type.or(settings.kv_type);
         let speeds = Arc::new(Speeds::from_json(store.get_setting("speeds").map_err(failed)?.as_deref()));
         let calibration = watch::channel(calibration::saved(&store).map_err(failed)?).0;
@@ -185,6 +190,7 @@ impl App {
         let _ = readings.set(vitals.subscribe());
         let app = Self {
             inner: Arc::new(Inner {
+                models_dirs: Mutex::new(config.models_dirs.clone()),
                 config,
                 engine,
                 nodes,
@@ -239,6 +245,19 @@ impl App {
     /// How many requests this machine's engine has, of how many that it takes.
     pub fn occupancy(&self) -> Occupancy {
         self.inner.engine.occupancy()
+    }
+
+    /// Writes so many answers here at the same time from now on, and lets so many requests wait. What runs and waits goes
+    /// on.
+    pub fn set_capacity(&self, slots: usize, most_waiting: usize) {
+        self.inner.engine.set_capacity(slots, most_waiting);
+    }
+
+    /// Lists the models of these folders from now on, beside those of the settings. A model that answers does so to the end.
+    pub async fn set_models_dirs(&self, folders: Vec<PathBuf>) {
+        *self.inner.models_dirs.lock().unwrap_or_else(PoisonError::into_inner) = folders;
+        self.rescan_models().await;
+        self.watch_folders();
     }
 
     /// What the user should be told about the start, once.

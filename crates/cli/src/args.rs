@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -21,6 +22,7 @@ const EXAMPLES: &str = "Examples:
   tidegate log --why 12                                where that answer went, and from which readings
   tidegate serve --listen 127.0.0.1:11500              an OpenAI-compatible server
   tidegate bench --calibrate                           what this machine can do
+  tidegate serve --config tidegate.toml                as a service, see deploy/
   tidegate serve --node http://studio.local:11500 --offload auto
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the file doesn't fit (fit).
@@ -48,7 +50,7 @@ pub(crate) enum Command {
 }
 
 /// Where models, nodes and chats come from.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Setup {
     /// A GGUF file or a model folder to use; may be given several times, the first is the chosen one.
     #[arg(long = "model", value_name = "FILE")]
@@ -128,21 +130,28 @@ pub(crate) struct ChatArgs {
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) setup: Setup,
-    /// Address to listen on; port 0 takes a free one. Beyond loopback a key is required.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:11500")]
-    pub(crate) listen: SocketAddr,
+    /// File that says what is to be served, and how, in TOML; arguments come before it. SIGHUP reads it anew.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Address to listen on, otherwise 127.0.0.1:11500; port 0 takes a free one. Beyond loopback a key is required.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// The most tokens of prompt and answer together; otherwise as saved.
+    #[arg(long, value_name = "TOKENS", value_parser = context_len)]
+    pub(crate) context: Option<usize>,
     /// File with the key that clients must send; otherwise TIDEGATE_KEY from the environment.
     #[arg(long, value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
-    /// Answers that are written here at the same time.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) slots: u16,
-    /// Requests that may wait for a slot; more are told to come back later.
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    pub(crate) queue: u16,
-    /// Seconds that running answers get to end when the server is told to stop. A second signal ends them at once.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    pub(crate) drain: u64,
+    /// Answers that are written here at the same time; otherwise 4.
+    #[arg(long, value_name = "N")]
+    pub(crate) slots: Option<NonZeroU16>,
+    /// Requests that may wait for a slot, otherwise 64; more are told to come back later.
+    #[arg(long, value_name = "N")]
+    pub(crate) queue: Option<u16>,
+    /// Seconds that running answers get to end when the server is told to stop, otherwise 30. A second signal ends them at
+    /// once.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) drain: Option<u64>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -298,6 +307,12 @@ pub(crate) struct HoldMemoryArgs {
     /// Never hold more bytes than this.
     #[arg(long, value_name = "BYTES")]
     pub(crate) most: u64,
+}
+
+fn context_len(text: &str) -> Result<usize, String> {
+    let (least, most) = (app::CONTEXT_LENGTHS.start(), app::CONTEXT_LENGTHS.end());
+    let tokens = text.parse().ok().filter(|tokens| app::CONTEXT_LENGTHS.contains(tokens));
+    tokens.ok_or_else(|| format!("a context has {least} to {most} tokens"))
 }
 
 /// The folder given, or the usual one.

@@ -8,8 +8,10 @@ mod bench;
 mod chat;
 mod fit;
 mod log;
+mod logging;
 mod route;
 mod serve;
+mod service;
 mod style;
 mod vitals;
 
@@ -20,16 +22,15 @@ use app::AppError;
 use app::chat::Bytes;
 use args::{Args, Command};
 use clap::Parser;
+use logging::Logging;
 
 /// What the shell is told when the command itself was fine but its answer is no.
 pub(crate) const DOES_NOT_FIT: u8 = 3;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TIDEGATE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match run(args) {
+    let logging = Logging::start();
+    match run(args, &logging) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("{} {}", style::stderr().critical("error:"), explain(&error));
@@ -38,11 +39,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> anyhow::Result<ExitCode> {
+fn run(args: Args, logging: &Logging) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let code = match args.command {
         Command::Chat(args) => runtime.block_on(chat::run(args)),
-        Command::Serve(args) => runtime.block_on(serve::run(args)),
+        Command::Serve(args) => runtime.block_on(serve::run(args, logging)),
         Command::Vitals(args) => vitals::run(&args),
         Command::Fit(args) => runtime.block_on(fit::run(args)),
         Command::Route(args) => route::run(&args),
