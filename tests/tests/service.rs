@@ -147,7 +147,7 @@ async fn metrics_count_what_was_asked_answered_refused_and_left() {
     let before = metrics().await;
     assert_eq!(before["tidegate_slots"], 1.0);
     assert_eq!(before["tidegate_health{state=\"ok\"}"], 1.0);
-    assert!(before["tidegate_memory_resident_bytes"] > 1e6 && before["tidegate_start_time_seconds"] > 1.6e9);
+    assert!(before["tidegate_memory_resident_bytes"] > 1e6 && before["process_start_time_seconds"] > 1.6e9);
     assert_eq!(before["tidegate_tokens_generated_total"], 0.0);
 
     let post = format!("{POST}\r\nAuthorization: Bearer key");

@@ -109,7 +109,7 @@ impl Metrics {
         let help = "Speed of each finished answer after its first token.";
         lock(&self.decode_speed).write(page, "tidegate_decode_tokens_per_second", help);
         let started = self.started.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-        page.single("tidegate_start_time_seconds", "gauge", "When the server started, in Unix time.", started);
+        page.single("process_start_time_seconds", "gauge", "When the server started, in Unix time.", started);
     }
 }
 
