@@ -15,11 +15,10 @@ const KEPT: usize = 5;
 /// Says what is logged, over anything else.
 const VARIABLE: &str = "TIDEGATE_LOG";
 
-/// The log of this process. Clones are the same one.
-#[derive(Clone)]
+/// The log of this process.
 pub(crate) struct Logging {
     target: Target,
-    set_filter: Arc<dyn Fn(EnvFilter) + Send + Sync>,
+    set_filter: Box<dyn Fn(EnvFilter)>,
 }
 
 /// `None` is standard error.
@@ -42,7 +41,7 @@ impl Logging {
             // It fails only where there is no log any more.
             let _ = handle.reload(filter);
         };
-        Self { target, set_filter: Arc::new(set_filter) }
+        Self { target, set_filter: Box::new(set_filter) }
     }
 
     /// Writes what is of `level` or worse from now on, unless the environment says what is written.
@@ -95,8 +94,9 @@ impl LogFile {
 
     fn append(&mut self, text: &[u8]) -> io::Result<()> {
         let bytes = text.len() as u64;
-        if self.bytes > 0 && self.bytes + bytes > MOST_BYTES {
-            self.set_aside()?;
+        if self.bytes > 0 && self.bytes + bytes > MOST_BYTES && self.set_aside().is_err() {
+            // Its folder may be somebody else's. Better a large log than none; it is tried again after as much more.
+            self.bytes = 0;
         }
         self.file.write_all(text)?;
         self.bytes += bytes;
@@ -135,6 +135,10 @@ mod tests {
         log.append(b"new\n").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new\n");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), KEPT + 1);
+        // Where it can't be set aside, for it is gone, writing goes on.
+        fs::remove_file(&path).unwrap();
+        assert!(log.append(&line).is_ok() && log.append(b"last\n").is_ok() && !path.exists());
+        fs::write(&path, b"new\n").unwrap();
         // What is there is gone on with.
         LogFile::open(&path).unwrap().append(b"more\n").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new\nmore\n");
