@@ -3,7 +3,7 @@
 //! [`super::many`] makes it, and has the same bits.
 
 use super::super::tiles::Simd;
-use super::{BLOCK, LOWEST, Lanes, PART, Partial, Task, WIDTH, cut, exp_differences, flat, flat_mut, products};
+use super::{BLOCK, LOWEST, Lanes, Mixed, PART, Partial, Task, WIDTH, cut, exp_differences, flat, flat_mut, products};
 
 /// Vectors of values that are mixed at once: with eight rows, as many sums as registers hold.
 const VECTORS: usize = 4;
@@ -54,7 +54,7 @@ pub(super) fn attend<S: Simd, const R: usize>(task: &Task<'_>) -> Option<Partial
             }
             let mut highest = most;
             for (highest, scores) in highest.0.iter_mut().zip(&weights) {
-                *highest = flat(scores).iter().fold(*highest, |a, b| if a > *b { a } else { *b });
+                *highest = highest_of(scores, *highest);
             }
             let kept = exp_differences(most, highest);
             most = highest;
@@ -82,15 +82,30 @@ pub(super) fn attend<S: Simd, const R: usize>(task: &Task<'_>) -> Option<Partial
                 mix::<S, R>(&mut mixed, values, &weights.each_ref().map(|weights| weights[v]));
             }
         }
-        let mixed = flat(&mixed);
-        let of_all_rows = |i| Lanes(std::array::from_fn(|r| if r < R { mixed[r * value_dim + i] } else { 0.0 }));
-        let partial = Partial { most: vec![most], sum: vec![sum], mixed: (0..value_dim).map(of_all_rows).collect() };
+        let partial = Partial { most: vec![most], sum: vec![sum], mixed: Mixed::Rows(mixed, R) };
         match &mut whole {
             Some(whole) => whole.add(&partial),
             None => whole = Some(partial),
         }
     }
     whole
+}
+
+/// The largest of `scores` and `least`: of whole vectors first, since each comparison waits for the one before.
+#[inline(always)]
+fn highest_of(scores: &[Lanes], least: f32) -> f32 {
+    let mut highest = [least; WIDTH];
+    for scores in scores {
+        for (highest, score) in highest.iter_mut().zip(scores.0) {
+            *highest = if score > *highest { score } else { *highest };
+        }
+    }
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            highest[i] = if highest[i + half] > highest[i] { highest[i + half] } else { highest[i] };
+        }
+    }
+    highest[0]
 }
 
 /// The products of sixteen keys `(16, key_dim)` with each of the `queries` `(key_dim, R)`.

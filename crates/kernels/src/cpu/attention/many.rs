@@ -2,7 +2,7 @@
 
 use super::super::tiles::Simd;
 use super::{
-    Attention, BLOCK, LOWEST, Lanes, PART, Partial, SUMS, Task, WIDTH, cut, exp_differences, flat_mut, larger,
+    Attention, BLOCK, LOWEST, Lanes, Mixed, PART, Partial, SUMS, Task, WIDTH, cut, exp_differences, flat_mut, larger,
     products, sums,
 };
 
@@ -77,7 +77,7 @@ pub(super) fn attend<S: Simd, const L: usize>(task: &Task<'_>) -> Option<Partial
                 add_products::<S, L>(mixed, &unpacked[i * SUMS..], (1, value_dim), scores);
             }
         }
-        let partial = Partial { most: most.to_vec(), sum: sum.to_vec(), mixed: mixed.into_flattened() };
+        let partial = Partial { most: most.to_vec(), sum: sum.to_vec(), mixed: Mixed::Lanes(mixed.into_flattened()) };
         match &mut whole {
             Some(whole) => whole.add(&partial),
             None => whole = Some(partial),

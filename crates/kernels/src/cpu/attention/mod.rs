@@ -28,6 +28,8 @@ use crate::{KvLayer, Span};
 
 /// Keys whose scores exist at once.
 const BLOCK: usize = 64;
+/// Bytes that memory delivers at once.
+const LINE: usize = 64;
 /// Lanes of a vector.
 const WIDTH: usize = 16;
 /// Sums that stay in registers.
@@ -77,8 +79,16 @@ struct Attention<'a> {
 struct Partial {
     most: Vec<Lanes>,
     sum: Vec<Lanes>,
+    mixed: Mixed,
+}
+
+/// Sums of values, each with its weight.
+#[derive(Clone)]
+enum Mixed {
     /// `(value_dim)` of all vectors of lanes.
-    mixed: Vec<Lanes>,
+    Lanes(Vec<Lanes>),
+    /// `(rows, value_dim)`, where few lanes are rows.
+    Rows(Vec<Lanes>, usize),
 }
 
 /// [`crate::attention()`] of f32 queries over a cache on the CPU, whatever it has.
@@ -226,16 +236,19 @@ impl Stored<'_> {
     /// coming.
     #[inline(always)]
     fn prefetch<S: Simd>(&self, tokens: Range<usize>, (heads, head): (usize, usize), width: usize) {
-        const LINE: usize = 64;
         let (start, bytes) = match self {
             Self::F32(numbers) => (numbers.as_ptr().cast::<u8>(), 4 * width),
             Self::F16(numbers) => (numbers.as_ptr().cast(), 2 * width),
             Self::Q8(codes, _) => (codes.as_ptr(), width),
         };
-        for token in tokens {
-            let vector = start.wrapping_add((token * heads + head) * bytes);
-            for line in 0..bytes.div_ceil(LINE) {
-                S::prefetch(vector.wrapping_add(line * LINE));
+        let (first, step) = (start.wrapping_add((tokens.start * heads + head) * bytes), heads * bytes);
+        match bytes.div_ceil(LINE) {
+            // A loop of few steps takes longer than what it does.
+            4 => prefetch_lines::<S, 4>(first, step, tokens.len()),
+            lines => {
+                for token in 0..tokens.len() {
+                    (0..lines).for_each(|line| S::prefetch(first.wrapping_add(token * step + line * LINE)));
+                }
             }
         }
     }
@@ -282,6 +295,16 @@ impl Stored<'_> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Fetches `LINES` lines at `first` and at each of the next `step`s.
+#[inline(always)]
+fn prefetch_lines<S: Simd, const LINES: usize>(first: *const u8, step: usize, tokens: usize) {
+    for token in 0..tokens {
+        for line in 0..LINES {
+            S::prefetch(first.wrapping_add(token * step + line * LINE));
         }
     }
 }
@@ -382,9 +405,7 @@ impl Partial {
             let added = exp_differences(other.most[l], highest);
             self.most[l] = highest;
             self.sum[l] = sums(products(self.sum[l], kept), products(other.sum[l], added));
-            for (mixed, other) in self.mixed.iter_mut().zip(&other.mixed).skip(l).step_by(vectors) {
-                *mixed = sums(products(*mixed, kept), products(*other, added));
-            }
+            self.mixed.add(&other.mixed, (kept, added), (l, vectors));
         }
     }
 
@@ -395,8 +416,43 @@ impl Partial {
         let most = self.most[l].0[i].max(sink);
         let kept = (self.most[l].0[i] - most).exp();
         let share = kept / (self.sum[l].0[i] * kept + (sink - most).exp());
-        for (out, mixed) in out.iter_mut().zip(self.mixed.iter().skip(l).step_by(vectors)) {
-            *out = mixed.0[i] * share;
+        match &self.mixed {
+            Mixed::Lanes(mixed) => {
+                for (out, mixed) in out.iter_mut().zip(mixed.iter().skip(l).step_by(vectors)) {
+                    *out = mixed.0[i] * share;
+                }
+            }
+            Mixed::Rows(mixed, _) => {
+                let row = &flat(mixed)[lane * out.len()..];
+                for (out, mixed) in out.iter_mut().zip(row) {
+                    *out = mixed * share;
+                }
+            }
+        }
+    }
+}
+
+impl Mixed {
+    /// What is kept of these sums, and what is added of `other`, of the vector of lanes `l` of `vectors`.
+    #[inline(always)]
+    fn add(&mut self, other: &Self, (kept, added): (Lanes, Lanes), (l, vectors): (usize, usize)) {
+        match (self, other) {
+            (Self::Lanes(mixed), Self::Lanes(other)) => {
+                for (mixed, other) in mixed.iter_mut().zip(other).skip(l).step_by(vectors) {
+                    *mixed = sums(products(*mixed, kept), products(*other, added));
+                }
+            }
+            (Self::Rows(mixed, rows), Self::Rows(other, _)) => {
+                let row = mixed.len() / *rows;
+                let pairs = mixed.chunks_exact_mut(row).zip(other.chunks_exact(row));
+                for ((mixed, other), (kept, added)) in pairs.zip(kept.0.into_iter().zip(added.0)) {
+                    let (kept, added) = (Lanes([kept; WIDTH]), Lanes([added; WIDTH]));
+                    for (mixed, other) in mixed.iter_mut().zip(other) {
+                        *mixed = sums(products(*mixed, kept), products(*other, added));
+                    }
+                }
+            }
+            _ => unreachable!("the same lanes are mixed in one way"),
         }
     }
 }
