@@ -159,7 +159,8 @@ fn tokens<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::builder::Resettable;
+    use clap::{CommandFactory, FromArgMatches};
 
     use super::*;
     use crate::args::{Args, Command};
@@ -183,7 +184,10 @@ mod tests {
 
     fn service(text: &str, arguments: &[&str]) -> Service {
         let line = ["tidegate", "serve"].iter().chain(arguments);
-        let Command::Serve(args) = Args::parse_from(line).command else { panic!("{arguments:?}") };
+        // Whatever the environment of the test says.
+        let command = Args::command().mut_subcommand("serve", |serve| serve.mut_args(|arg| arg.env(Resettable::Reset)));
+        let matches = command.get_matches_from(line);
+        let Command::Serve(args) = Args::from_arg_matches(&matches).unwrap().command else { panic!("{arguments:?}") };
         Service::new(&args, parse(text, Path::new("/etc/tidegate")).unwrap())
     }
 
