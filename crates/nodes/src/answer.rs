@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use chat::{ChatEvent, Finish, FinishReason, Redacted, Timings, ToolCall, Usage};
 use futures::Stream;
@@ -15,6 +15,7 @@ use wire::sse::{DONE, SseDecoder, SseEvent};
 
 use crate::client::{BrokenBody, read_bounded, without_key};
 use crate::meter::Meter;
+use crate::retry_after::read_retry_after;
 use crate::{NodeConfig, NodeError, Silence};
 
 /// The most bytes of an error that are read, and of an answer that comes in one piece.
@@ -203,7 +204,7 @@ impl Answer {
             return NodeError::Unauthorized;
         }
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let retry_after = retry_after.and_then(|value| value.trim().parse().ok()).map(Duration::from_secs);
+        let retry_after = retry_after.and_then(|value| read_retry_after(value, SystemTime::now()));
         let patience = self.config.inactivity_timeout.min(AFTER_FINISH);
         let body = read_bounded(response, ERROR_LIMIT, patience).await.unwrap_or_default();
         let error = decode_error(&body);

@@ -14,6 +14,7 @@ mod continuation;
 mod error;
 mod meter;
 mod probe;
+mod retry_after;
 
 pub use address::NodeAddress;
 pub use answer::NodeStream;

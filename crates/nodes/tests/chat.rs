@@ -274,8 +274,16 @@ async fn refusals_are_told_apart() {
         }
         other => panic!("{other:?}"),
     }
-    let busy = Reply::body(429, "text/plain", &[("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT")], "");
-    assert!(matches!(error_of(busy).await, NodeError::Busy { retry_after: None, sentence: None }));
+    for (told, expected) in [
+        ("Wed, 21 Oct 2015 07:28:00 GMT", Some(Duration::ZERO)),
+        ("Tue, 21 Oct 2155 07:28:00 GMT", Some(Duration::from_secs(600))),
+        ("soon", None),
+    ] {
+        match error_of(Reply::body(429, "text/plain", &[("retry-after", told)], "")).await {
+            NodeError::Busy { retry_after, sentence: None } => assert_eq!(retry_after, expected, "{told}"),
+            other => panic!("{other:?}"),
+        }
+    }
     assert!(matches!(error_of(Reply::error(401, "no")).await, NodeError::Unauthorized));
     assert!(matches!(error_of(Reply::error(403, "no")).await, NodeError::Unauthorized));
     let missing = error_of(Reply::error(404, "model 'x' not found, try pulling it first")).await;
