@@ -72,7 +72,8 @@ async fn a_rest_without_its_end_is_cut_off_and_a_slow_one_given_up() {
     }
     let node = completing(Reply::silence()).await;
     let address = NodeAddress::parse(&node.url(), None).unwrap();
-    let config = NodeConfig { inactivity_timeout: Duration::from_millis(50), ..NodeConfig::default() };
+    let patience = Duration::from_millis(50);
+    let config = NodeConfig { prefill_timeout: patience, inactivity_timeout: patience, ..NodeConfig::default() };
     let client = NodeClient::with_config("node", address, config).unwrap();
     let last = complete(&client, leave("node")).unwrap().next().await.unwrap();
     assert!(matches!(last, Err(NodeError::TimedOut { .. })), "{last:?}");
