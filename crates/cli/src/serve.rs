@@ -1,6 +1,7 @@
 //! `tidegate serve`: the gateway without a window.
 
 use std::convert::Infallible;
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -49,20 +50,20 @@ pub(crate) async fn run(args: ServeArgs, logging: &Logging) -> anyhow::Result<Ex
     let hang_up = args.config.is_some().then(|| signal(SignalKind::hangup())).transpose();
     let hang_up = hang_up.context("signals cannot be listened to")?;
     // Scripts read the address from this line.
-    eprintln!("listening on {}", style.strong(&format!("http://{address}")));
+    tell(&format!("listening on {}", style.strong(&format!("http://{address}"))));
     for model in app.models().iter() {
         match &model.header {
-            Ok(header) => eprintln!("{}", style.muted(&format!("  {} · {}", model.id, header.file_bytes.file_size()))),
-            Err(sentence) => eprintln!("{}", style.near(&format!("  {}: {sentence}", model.path.display()))),
+            Ok(header) => tell(&style.muted(&format!("  {} · {}", model.id, header.file_bytes.file_size()))),
+            Err(sentence) => tell(&style.near(&format!("  {}: {sentence}", model.path.display()))),
         }
     }
     for node in app.nodes() {
-        eprintln!("{}", style.muted(&format!("  node {} at {}", node.name, node.url)));
+        tell(&style.muted(&format!("  node {} at {}", node.name, node.url)));
     }
     let (told, is_told) = tokio::sync::oneshot::channel();
     let stop = async move {
         stop.await;
-        eprintln!("{}", style.muted("stopping: running answers are ended first; a second signal ends them at once"));
+        tell(&style.muted("stopping: running answers are ended first; a second signal ends them at once"));
         // The server may have failed meanwhile.
         let _ = told.send(stop_signal());
     };
@@ -113,12 +114,12 @@ async fn reload_on(
             Err(error) => Err(error),
         };
         match reloaded {
-            Ok(restart) if restart.is_empty() => eprintln!("{}", style.muted("reloaded")),
+            Ok(restart) if restart.is_empty() => tell(&style.muted("reloaded")),
             Ok(restart) => {
                 let names = restart.join(", ");
-                eprintln!("{}", style.near(&format!("reloaded; a restart is needed for {names}")));
+                tell(&style.near(&format!("reloaded; a restart is needed for {names}")));
             }
-            Err(error) => eprintln!("{} {}", style.critical("not reloaded:"), explain(&error)),
+            Err(error) => tell(&format!("{} {}", style.critical("not reloaded:"), explain(&error))),
         }
     }
 }
@@ -141,6 +142,11 @@ async fn reload(
     let now =
         Service { slots, queue, models_dirs: new.models_dirs, level: new.level, log_file: new.log_file, ..old.clone() };
     Ok((now, restart))
+}
+
+/// Writes a line for whoever started this, who may have gone: `eprintln!` would panic then, in the middle of answers.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
