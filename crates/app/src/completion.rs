@@ -100,10 +100,12 @@ impl App {
         place: Option<PlaceChoice>,
         asked_by: AskedBy,
     ) -> Result<Completion, AppError> {
-        if request.messages.is_empty() {
+        if request.messages.is_empty() && request.raw.is_none() {
             return Err(AppError::new(ErrorCode::BadRequest, "The request has no messages."));
         }
-        let request = AnswerRequest { chat: request, place, stays_local: false, asked_by, message: None };
+        // Nodes are asked for chats: whose template they would put around a text isn't known.
+        let stays_local = request.raw.is_some();
+        let request = AnswerRequest { chat: request, place, stays_local, asked_by, message: None };
         let mut answering = answer::start(self, request);
         let mut routed = None;
         loop {

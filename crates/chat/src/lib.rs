@@ -16,5 +16,5 @@ pub use date::civil_date;
 pub use event::{ChatEvent, Finish, FinishReason, Progress, ScoredToken, Timings, TokenLogprob, Usage};
 pub use redacted::Redacted;
 pub use request::{
-    ChatRequest, Message, OutputConstraint, ReasoningEffort, Role, SamplingParams, Tool, ToolCall, Written,
+    ChatRequest, Message, OutputConstraint, RawText, ReasoningEffort, Role, SamplingParams, Tool, ToolCall, Written,
 };

@@ -171,6 +171,15 @@ pub enum OutputConstraint {
     Grammar(String),
 }
 
+/// Text that is gone on with as it stands, without the model's template.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RawText {
+    /// What comes before the answer. Names of control tokens in it stand for these, unless there is a suffix.
+    pub prefix: Redacted<String>,
+    /// What follows the answer, for models that learned to fill in what is missing between two texts.
+    pub suffix: Option<Redacted<String>>,
+}
+
 /// One answer that is asked for: the conversation so far and how to continue it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ChatRequest {
@@ -178,6 +187,8 @@ pub struct ChatRequest {
     pub model: Option<String>,
     /// The conversation, oldest first. Where the last message is the assistant's, the answer continues it.
     pub messages: Vec<Message>,
+    /// What is gone on with where there is no conversation: no messages, no tools and no thinking.
+    pub raw: Option<RawText>,
     /// What the model may call.
     pub tools: Vec<Tool>,
     /// How much it is to think; `None` leaves it to the model.

@@ -32,6 +32,8 @@ impl Logging {
         let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new("error"));
         let log = tracing_subscriber::fmt()
             .with_ansi(false)
+            // It would tell of a line that can't be written where it couldn't be, and panic.
+            .log_internal_errors(false)
             .with_writer(move || Line(writer.clone()))
             .with_env_filter(filter)
             .with_filter_reloading();

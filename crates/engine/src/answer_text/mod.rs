@@ -27,6 +27,8 @@ pub(crate) struct AnswerText {
 }
 
 enum Parser {
+    /// Everything is text.
+    Plain,
     Tagged(Tagged),
     Harmony(Harmony),
 }
@@ -67,6 +69,11 @@ impl AnswerText {
         Self { parser, stops: Stops::new(stops), calls: 0, id_seed }
     }
 
+    /// For what goes on with a text, and is nothing but text.
+    pub(crate) fn plain(stops: &[String]) -> Self {
+        Self { parser: Parser::Plain, stops: Stops::new(stops), calls: 0, id_seed: 0 }
+    }
+
     /// Whether a stop string came.
     pub(crate) const fn is_stopped(&self) -> bool {
         self.stops.is_stopped()
@@ -75,6 +82,7 @@ impl AnswerText {
     /// Adds `text`; gives what is certain now.
     pub(crate) fn push(&mut self, text: &str) -> Vec<ChatEvent> {
         let parts = match &mut self.parser {
+            Parser::Plain => vec![Part::Text(text.to_owned())],
             Parser::Tagged(tagged) => tagged.push(text, false),
             Parser::Harmony(harmony) => harmony.push(text, false),
         };
@@ -84,6 +92,7 @@ impl AnswerText {
     /// Gives what was held, now that nothing follows.
     pub(crate) fn finish(&mut self) -> Vec<ChatEvent> {
         let parts = match &mut self.parser {
+            Parser::Plain => Vec::new(),
             Parser::Tagged(tagged) => tagged.push("", true),
             Parser::Harmony(harmony) => harmony.push("", true),
         };

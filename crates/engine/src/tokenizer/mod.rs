@@ -29,6 +29,8 @@ pub(crate) struct Tokenizer {
     pub(crate) bos: Option<TokenId>,
     pub(crate) eos: Option<TokenId>,
     end_of_generation: HashSet<TokenId>,
+    /// What stands before a prefix, before a suffix, and where the text between the two begins.
+    fill_in: Option<[TokenId; 3]>,
     add_bos: bool,
     add_eos: bool,
     /// The first word of an answer begins with a space that nobody wrote.
@@ -117,6 +119,7 @@ impl Tokenizer {
             pieces: Pieces::new(&vocabulary, kind),
             bos: token("bos_token_id"),
             eos,
+            fill_in: vocabulary.fill_in(metadata),
             end_of_generation: vocabulary.end_of_generation([eos, token("eot_token_id"), token("eom_token_id")]),
             // Gemma 4 wants a beginning even where a file says otherwise.
             add_bos: kind == Kind::Characters || flag("add_bos_token", adds_bos),
@@ -151,6 +154,19 @@ impl Tokenizer {
             tokens.push(eos);
         }
         tokens
+    }
+
+    /// The tokens that ask for the text between `prefix` and `suffix`, which are nothing but text; `None` where the model
+    /// didn't learn to fill in. The order is prefix, suffix, middle: the one that every family in the field reads.
+    pub(crate) fn encode_fill_in(&self, prefix: &str, suffix: &str) -> Option<Vec<TokenId>> {
+        let [before_prefix, before_suffix, middle] = self.fill_in?;
+        let mut tokens: Vec<TokenId> = self.bos.filter(|_| self.add_bos).into_iter().collect();
+        tokens.push(before_prefix);
+        self.encode_text(prefix, false, &mut tokens);
+        tokens.push(before_suffix);
+        self.encode_text(suffix, false, &mut tokens);
+        tokens.push(middle);
+        Some(tokens)
     }
 
     /// The tokens of marks as a model writes them.

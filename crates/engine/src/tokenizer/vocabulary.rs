@@ -186,6 +186,18 @@ impl Vocabulary {
     }
 
     /// The named tokens, and those that are spelled like an end in some family: files often name only one of several.
+    /// What stands before a prefix, before a suffix, and where the text between the two begins: as the file says, in the
+    /// words of today or of older files, or as the names say.
+    pub(super) fn fill_in(&self, metadata: &Metadata) -> Option<[TokenId; 3]> {
+        let said = [
+            ["fim_pre_token_id", "fim_suf_token_id", "fim_mid_token_id"],
+            ["prefix_token_id", "suffix_token_id", "middle_token_id"],
+        ];
+        let id_of = |name: &str| self.words.iter().position(|word| word == name).map(|id| id as TokenId);
+        let said = said.iter().find_map(|keys| all_of(keys, &|key| self.token(metadata, key)));
+        said.or_else(|| FILL_INS.iter().find_map(|names| all_of(names, &id_of)))
+    }
+
     pub(super) fn end_of_generation(&self, named: [Option<TokenId>; 3]) -> HashSet<TokenId> {
         let id_of = |name: &str| self.words.iter().position(|word| word == name).map(|id| id as TokenId);
         let controls = self.ids(|kind| kind == TokenType::Control);
@@ -198,6 +210,23 @@ impl Vocabulary {
         ends
     }
 }
+
+/// Looks no further than the first that isn't there.
+fn all_of(keys: &[&str; 3], id: &dyn Fn(&str) -> Option<TokenId>) -> Option<[TokenId; 3]> {
+    Some([id(keys[0])?, id(keys[1])?, id(keys[2])?])
+}
+
+/// Names of the tokens before a prefix, before a suffix and before what is between them, as llama.cpp's `llama-vocab.cpp`
+/// knows them: Qwen's, Granite's and StarCoder's, DeepSeek's, Code Llama's twice, GLM's.
+const FILL_INS: [[&str; 3]; 7] = [
+    ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
+    ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"],
+    ["<fim-prefix>", "<fim-suffix>", "<fim-middle>"],
+    ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"],
+    ["▁<PRE>", "▁<SUF>", "▁<MID>"],
+    ["<PRE>", "<SUF>", "<MID>"],
+    ["<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"],
+];
 
 const ENDS: [&str; 16] = [
     "</s>",

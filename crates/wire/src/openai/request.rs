@@ -36,6 +36,7 @@ pub fn decode_request(body: &[u8]) -> Result<ChatCall, RequestError> {
     let request = ChatRequest {
         model: model.filter(|name| !name.is_empty()),
         messages: messages(&object)?,
+        raw: None,
         tools: decode_tools(&object)?,
         reasoning_effort: reasoning_effort(&object)?,
         sampling: sampling(&object)?,
@@ -48,7 +49,8 @@ pub fn decode_request(body: &[u8]) -> Result<ChatCall, RequestError> {
 /// The body that asks a node for `model`'s answer. Parameters that were not set are left to the node; those that
 /// OpenAI doesn't know (`top_k`, `min_p`, repetition) go under the names that llama.cpp, vLLM and mlx_lm read.
 pub fn encode_request(call: &ChatCall) -> Vec<u8> {
-    let ChatRequest { model, messages, tools, reasoning_effort, sampling, written, tells_tokens } = &call.request;
+    let ChatRequest { model, messages, raw: _, tools, reasoning_effort, sampling, written, tells_tokens } =
+        &call.request;
     let mut body = Object::new();
     if let Some(model) = model {
         body.insert("model".into(), json!(model));
