@@ -94,6 +94,7 @@ pub async fn serve(
 fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(openai::chat_completions))
+        .route("/v1/completions", post(openai::completions))
         .route("/v1/responses", post(responses::create))
         .route(MESSAGES, post(anthropic::messages))
         .route(&format!("{MESSAGES}/count_tokens"), post(anthropic::count_tokens))

@@ -143,7 +143,7 @@ impl NodeClient {
     /// Asks `model` to answer; nothing of the user's may be in `request` where they didn't give leave.
     pub(crate) fn ask(&self, model: &str, request: ChatRequest) -> NodeStream {
         let request = ChatRequest { model: Some(model.to_owned()), ..request };
-        let body = encode_request(&ChatCall { request, stream: true, include_usage: true });
+        let body = encode_request(&ChatCall { request, n: 1, stream: true, include_usage: true });
         self.stream("/v1/chat/completions", model, body)
     }
 

@@ -14,8 +14,8 @@ use proptest::prelude::*;
 use serde_json::Value;
 use wire::openai::responses::{self, EventEncoder, Response, ResponseHead};
 use wire::openai::{
-    ChatCall, ChunkEncoder, ErrorBody, Piece, ReplyHead, ToolCallPart, WholeAnswer, decode_chunk, decode_error,
-    decode_models, decode_request, decode_response, encode_request, encode_response,
+    ChatCall, Choices, ChunkEncoder, ErrorBody, Piece, ReplyHead, ToolCallPart, WholeAnswer, decode_chunk,
+    decode_error, decode_models, decode_request, decode_response, encode_request, encode_response,
 };
 use wire::sse::{DONE, SseDecoder};
 use wire::{anthropic, ollama};
@@ -98,7 +98,7 @@ fn a_whole_response_comes_back() {
         logprobs: logprobs.clone(),
         ..WholeAnswer::default()
     };
-    let piece = decode_response(&encode_response(&head(), &answer, &finish())).unwrap();
+    let piece = decode_response(&encode_response(&head(), Choices::CHAT, &[(answer, finish())])).unwrap();
     let expected = Piece {
         text: Some("text".into()),
         thinking: Some("thoughts".into()),
@@ -130,9 +130,12 @@ fn calls_come_back_streamed_and_whole() {
     let data = data_of(&stream);
     assert_eq!(decode_chunk(&data[0]).unwrap().tool_calls, std::slice::from_ref(&part));
     assert!(data[1].contains(r#""finish_reason":"tool_calls""#), "{}", data[1]);
-    let whole =
-        decode_response(&encode_response(&head(), &WholeAnswer { calls: vec![call], ..WholeAnswer::default() }, &stop))
-            .unwrap();
+    let whole = decode_response(&encode_response(
+        &head(),
+        Choices::CHAT,
+        &[(WholeAnswer { calls: vec![call], ..WholeAnswer::default() }, stop)],
+    ))
+    .unwrap();
     assert_eq!((whole.tool_calls, whole.finish), (vec![part], Some(FinishReason::Stop)));
 }
 
@@ -142,6 +145,7 @@ fn parameters_are_sent_with_the_digits_that_were_written() {
         SamplingParams { temperature: Some(0.7), repetition_penalty: Some(1.1), ..SamplingParams::default() };
     let messages = vec![Message::new(Role::User, "hi")];
     let call = ChatCall {
+        n: 1,
         request: ChatRequest { model: Some("m".into()), messages, sampling, ..ChatRequest::default() },
         stream: true,
         include_usage: true,
@@ -201,6 +205,7 @@ fn calls() -> impl Strategy<Value = ChatCall> {
     (option::of("[a-z/.-]{1,12}"), messages, tools, sampling, any::<(bool, bool)>()).prop_map(
         |(model, messages, (tools, reasoning_effort), sampling, (stream, usage))| {
             ChatCall {
+                n: 1,
                 request: ChatRequest { model, messages, tools, reasoning_effort, sampling, ..ChatRequest::default() },
                 stream,
                 // Only a stream can be asked for it.

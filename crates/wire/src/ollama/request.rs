@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use chat::{ChatRequest, Message, OutputConstraint, ReasoningEffort, Redacted, Role, SamplingParams};
+use chat::{ChatRequest, Message, OutputConstraint, RawText, ReasoningEffort, Redacted, Role, SamplingParams};
 use serde_json::Value;
 
 use crate::json::{Object, body_object, integer, member, number, string, whole, wrong_type};
@@ -45,36 +45,31 @@ pub fn decode_chat(body: &[u8]) -> Result<ChatCall, RequestError> {
         Some(other) => return Err(wrong_type("messages", "an array", other)),
     };
     tie_results_to_calls(&mut messages);
-    call(&object, messages)
+    call(&object, messages, None)
 }
 
 /// Reads the body of a call of `/api/generate`: a chat of one message of the user, after one of the system where the
-/// call has it. The `context` of an earlier answer is ignored, as no answer of ours has one. What a chat has no means
-/// for is an error: a `suffix`, a `template`, a `raw` prompt, and all that [`decode_chat`] refuses.
+/// call has it; or text that is gone on with as it stands, where the prompt is `raw` or has a `suffix`. The `context` of an
+/// earlier answer is ignored, as no answer of ours has one. A `template` is an error, and all that [`decode_chat`] refuses.
 pub fn decode_generate(body: &[u8]) -> Result<ChatCall, RequestError> {
     let object = body_object(body)?;
     refuse_images(&object, "images")?;
-    for (name, reason) in [
-        ("suffix", "text can't be filled in: `suffix` is not supported"),
-        ("template", "the model's own template is always used: `template` is not supported"),
-    ] {
-        if !optional(&object, name)?.is_empty() {
-            return Err(RequestError::at(name, reason));
-        }
-    }
-    if flag(&object, "raw")?.unwrap_or(false) {
-        return Err(RequestError::at(
-            "raw",
-            "a prompt is always put into the model's template: `raw` is not supported",
-        ));
+    if !optional(&object, "template")?.is_empty() {
+        let reason = "the model's own template is always used: `template` is not supported";
+        return Err(RequestError::at("template", reason));
     }
     let (prompt, system) = (optional(&object, "prompt")?, optional(&object, "system")?);
+    let suffix = Some(optional(&object, "suffix")?).filter(|suffix| !suffix.is_empty());
+    if suffix.is_some() || (flag(&object, "raw")?.unwrap_or(false) && !prompt.is_empty()) {
+        let raw = RawText { prefix: Redacted(prompt), suffix: suffix.map(Redacted) };
+        return call(&object, Vec::new(), Some(raw));
+    }
     let mut messages = Vec::new();
     if !prompt.is_empty() {
         messages.extend((!system.is_empty()).then(|| Message::new(Role::System, system)));
         messages.push(Message::new(Role::User, prompt));
     }
-    call(&object, messages)
+    call(&object, messages, None)
 }
 
 /// A text, empty where it is absent.
@@ -92,11 +87,11 @@ pub(super) fn flag(object: &Object, name: &str) -> Result<Option<bool>, RequestE
     member(object, name).map(flag).transpose()
 }
 
-fn call(object: &Object, messages: Vec<Message>) -> Result<ChatCall, RequestError> {
+fn call(object: &Object, messages: Vec<Message>, raw: Option<RawText>) -> Result<ChatCall, RequestError> {
     if flag(object, "logprobs")?.unwrap_or(false) {
         return Err(RequestError::at("logprobs", "log probabilities are not supported"));
     }
-    let load_change = messages.is_empty().then(|| {
+    let load_change = (messages.is_empty() && raw.is_none()).then(|| {
         let is_zero = member(object, "keep_alive").is_some_and(is_no_time);
         if is_zero { LoadChange::Unload } else { LoadChange::Load }
     });
@@ -104,6 +99,7 @@ fn call(object: &Object, messages: Vec<Message>) -> Result<ChatCall, RequestErro
     let request = ChatRequest {
         model: model(object)?,
         messages,
+        raw,
         tools: decode_tools(object)?,
         reasoning_effort: reasoning_effort(object)?,
         sampling: SamplingParams { constraint, ..sampling(object)? },
@@ -375,9 +371,7 @@ mod tests {
         assert_eq!(call.request.messages, messages);
         assert_eq!((call.stream, call.request.sampling.max_tokens), (false, Some(5)));
         for (name, value) in [
-            ("suffix", json!("}")),
             ("template", json!("{{ .Prompt }}")),
-            ("raw", json!(true)),
             ("images", json!(["aGk="])),
             ("logprobs", json!(true)),
             ("prompt", json!(["a"])),
@@ -385,6 +379,19 @@ mod tests {
             let error = decode_generate(json!({ "prompt": "hi", name: value }).to_string().as_bytes()).unwrap_err();
             assert_eq!(error.param.as_deref(), Some(name));
         }
+    }
+
+    #[test]
+    fn raw_prompts_and_gaps_are_text() {
+        let call = |body: Value| decode_generate(body.to_string().as_bytes()).unwrap();
+        let raw = |body| call(body).request.raw.map(|raw| (raw.prefix.0, raw.suffix.map(|suffix| suffix.0)));
+        assert_eq!(raw(json!({ "prompt": "a", "raw": true, "system": "unused" })), Some(("a".into(), None)));
+        assert_eq!(raw(json!({ "prompt": "a", "suffix": "z" })), Some(("a".into(), Some("z".into()))));
+        assert_eq!(raw(json!({ "prompt": "", "suffix": "z", "raw": true })), Some((String::new(), Some("z".into()))));
+        let filled = call(json!({ "prompt": "a", "suffix": "z" }));
+        assert!(filled.load_change.is_none() && filled.request.messages.is_empty());
+        let nothing = call(json!({ "prompt": "", "raw": true }));
+        assert_eq!((nothing.load_change, nothing.request.raw), (Some(LoadChange::Load), None));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A program's request comes in through [`decode_request`] and is answered with [`ChunkEncoder`] or
 //! [`encode_response`]; a node is asked with [`encode_request`], or with
-//! [`encode_completion`] to go on with plain text, and understood with [`decode_chunk`] or [`decode_response`].
+//! [`encode_completion`] to go on with plain text, and understood with [`decode_chunk`] or [`decode_response`]. A program's
+//! own request for such comes in through [`decode_text_request`].
 //! Programs may also ask in the younger dialect of [`responses`].
 
 mod completion;
@@ -12,13 +13,15 @@ mod models;
 mod reply;
 pub(crate) mod request;
 pub mod responses;
+mod text;
 pub(crate) mod tools;
 
 pub use completion::{CompletionCall, encode_completion};
 pub use error::{ErrorBody, decode_error, encode_error};
 pub use models::{ModelEntry, decode_models, encode_models};
-pub use reply::{ChunkEncoder, Piece, ReplyHead, decode_chunk, decode_response, encode_response};
+pub use reply::{Choices, ChunkEncoder, Piece, ReplyHead, Shape, decode_chunk, decode_response, encode_response};
 pub use request::{ChatCall, decode_request, encode_request};
+pub use text::{TextCall, decode_text_request};
 pub use tools::ToolCallPart;
 
 pub use crate::request_error::RequestError;

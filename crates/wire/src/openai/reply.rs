@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::DecodeError;
 use super::error::{ErrorBody, error_in, error_json};
 use super::logprobs::{decode_logprobs, encode_logprobs};
+use super::text::encode_text_logprobs;
 use super::tools::{ToolCallPart, encode_tool_call, parts_of};
 use crate::json::{count, member};
 use crate::sse;
@@ -14,7 +15,7 @@ use crate::whole_answer::WholeAnswer;
 /// What every chunk of one answer repeats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplyHead {
-    /// Names this answer: `chatcmpl-…`.
+    /// Names this answer: `chatcmpl-…`, or `cmpl-…` for text.
     pub id: String,
     /// Seconds since 1970.
     pub created: u64,
@@ -22,50 +23,112 @@ pub struct ReplyHead {
     pub model: String,
 }
 
-/// Writes one answer as a stream of events, ready to be sent.
+/// Which call a reply belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// `/v1/chat/completions`: messages.
+    Chat,
+    /// `/v1/completions`: text.
+    Text,
+}
+
+/// What a call asks for: so many answers to each of its prompts. They are counted prompt by prompt, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choices {
+    /// In which shape they are told.
+    pub shape: Shape,
+    /// Prompts of the call.
+    pub prompts: usize,
+    /// Answers to each.
+    pub n: usize,
+}
+
+impl Choices {
+    /// One answer to a chat, which is what most ask for.
+    pub const CHAT: Self = Self { shape: Shape::Chat, prompts: 1, n: 1 };
+
+    /// Tokens of all answers; a prompt is counted once, however many answers it has. `None` where one isn't told.
+    fn usage(self, finishes: &[Option<Finish>]) -> Option<Usage> {
+        let mut sum = Usage::default();
+        for (index, finish) in finishes.iter().enumerate() {
+            let usage = finish.as_ref()?.usage?;
+            sum.completion_tokens += usage.completion_tokens;
+            if index % self.n == 0 {
+                sum.prompt_tokens += usage.prompt_tokens;
+                sum.cached_tokens += usage.cached_tokens;
+            }
+        }
+        Some(sum)
+    }
+}
+
+/// Writes the answers of one call as a stream of events, ready to be sent.
 #[derive(Clone, Debug)]
 pub struct ChunkEncoder {
     head: ReplyHead,
     include_usage: bool,
+    choices: Choices,
+    states: Vec<ChoiceState>,
+    finishes: Vec<Option<Finish>>,
+}
+
+/// How far one answer is told.
+#[derive(Clone, Debug, Default)]
+struct ChoiceState {
     has_started: bool,
     has_calls: bool,
     /// Tokens that go with the next text: how many came before them, and their ids.
     tokens: Option<(usize, Vec<u32>)>,
     /// Of the tokens that the next text is made of.
     logprobs: Vec<TokenLogprob>,
+    /// Characters of the tokens whose probabilities were told.
+    offset: usize,
 }
 
 impl ChunkEncoder {
-    /// An encoder for one answer; `include_usage` as the request's `stream_options` say.
+    /// An encoder for one answer to a chat; `include_usage` as the request's `stream_options` say.
     pub fn new(head: ReplyHead, include_usage: bool) -> Self {
-        Self { head, include_usage, has_started: false, has_calls: false, tokens: None, logprobs: Vec::new() }
+        Self::with_choices(head, include_usage, Choices::CHAT)
     }
 
-    /// The bytes for one event. Progress becomes a comment, which keeps the connection alive and which every client
-    /// passes over. `Finished` also writes the usage, where it is wanted, and the end mark.
+    /// An encoder for several, or for another call.
+    pub fn with_choices(head: ReplyHead, include_usage: bool, choices: Choices) -> Self {
+        let count = choices.prompts * choices.n;
+        let (states, finishes) = (vec![ChoiceState::default(); count], vec![None; count]);
+        Self { head, include_usage, choices, states, finishes }
+    }
+
+    /// [`Self::encode_choice`] of the only answer.
     pub fn encode(&mut self, event: &ChatEvent) -> String {
+        self.encode_choice(0, event)
+    }
+
+    /// The bytes for one event of that answer. Progress becomes a comment, which keeps the connection alive and which every
+    /// client passes over. The last `Finished` also writes the usage, where it is wanted, and the end mark.
+    pub fn encode_choice(&mut self, choice: usize, event: &ChatEvent) -> String {
+        let state = &mut self.states[choice];
         match event {
             ChatEvent::Progress(progress) => sse::encode_comment(&progress_words(*progress)),
-            ChatEvent::Text(text) => self.delta("content", json!(text)),
-            ChatEvent::Thinking(text) => self.delta("reasoning_content", json!(text)),
+            ChatEvent::Text(text) => self.delta(choice, "content", json!(text)),
+            ChatEvent::Thinking(text) => self.delta(choice, "reasoning_content", json!(text)),
             ChatEvent::ToolCall { index, call } => {
-                self.has_calls = true;
+                state.has_calls = true;
                 let mut call = encode_tool_call(call);
                 call["index"] = json!(index);
-                self.delta("tool_calls", json!([call]))
+                self.delta(choice, "tool_calls", json!([call]))
             }
             ChatEvent::Logprobs(tokens) => {
-                self.logprobs.extend_from_slice(tokens);
+                state.logprobs.extend_from_slice(tokens);
                 String::new()
             }
             ChatEvent::Tokens { from, ids } => {
-                let (first, known) = self.tokens.get_or_insert((*from, Vec::new()));
+                let (first, known) = state.tokens.get_or_insert((*from, Vec::new()));
                 known.truncate(from.saturating_sub(*first));
                 known.extend(ids);
                 *first = (*first).min(*from);
                 String::new()
             }
-            ChatEvent::Finished(finish) => self.end(finish),
+            ChatEvent::Finished(finish) => self.end(choice, finish),
         }
     }
 
@@ -74,31 +137,31 @@ impl ChunkEncoder {
         sse::encode_data(&error_json(error).to_string())
     }
 
-    fn delta(&mut self, name: &str, value: Value) -> String {
+    fn delta(&mut self, choice: usize, name: &str, value: Value) -> String {
         let mut delta = Map::new();
-        if !self.has_started {
-            self.has_started = true;
+        if !std::mem::replace(&mut self.states[choice].has_started, true) {
             delta.insert("role".into(), json!("assistant"));
         }
         delta.insert(name.into(), value);
-        let mut chunk = self.chunk(&delta, None);
-        self.add_told(&mut chunk);
-        sse::encode_data(&chunk.to_string())
+        sse::encode_data(&self.chunk(choice, delta, None).to_string())
     }
 
-    fn end(&mut self, finish: &Finish) -> String {
+    fn end(&mut self, choice: usize, finish: &Finish) -> String {
         let mut out = String::new();
-        if !self.has_started {
-            out.push_str(&self.delta("content", json!("")));
+        if !self.states[choice].has_started {
+            out.push_str(&self.delta(choice, "content", json!("")));
         }
-        let mut last = self.chunk(&Map::new(), Some(finish.reason));
-        self.add_told(&mut last);
+        let mut last = self.chunk(choice, Map::new(), Some(finish.reason));
         if let Some(timings) = timings_json(finish) {
             last["timings"] = timings;
         }
         out.push_str(&sse::encode_data(&last.to_string()));
-        if let (true, Some(usage)) = (self.include_usage, finish.usage) {
-            let mut chunk = self.head_json("chat.completion.chunk");
+        self.finishes[choice] = Some(*finish);
+        if self.finishes.contains(&None) {
+            return out;
+        }
+        if let (true, Some(usage)) = (self.include_usage, self.choices.usage(&self.finishes)) {
+            let mut chunk = head_json(&self.head, self.object());
             chunk["choices"] = json!([]);
             chunk["usage"] = usage_json(usage);
             out.push_str(&sse::encode_data(&chunk.to_string()));
@@ -107,48 +170,79 @@ impl ChunkEncoder {
         out
     }
 
-    /// What was told of the tokens since the last chunk.
-    fn add_told(&mut self, chunk: &mut Value) {
-        if let Some((from, ids)) = self.tokens.take() {
-            chunk["choices"][0]["token_ids"] = json!(ids);
-            chunk["choices"][0]["token_offset"] = json!(from);
-        }
-        if !self.logprobs.is_empty() {
-            chunk["choices"][0]["logprobs"] = encode_logprobs(&std::mem::take(&mut self.logprobs));
+    fn object(&self) -> &'static str {
+        match self.choices.shape {
+            Shape::Chat => "chat.completion.chunk",
+            Shape::Text => "text_completion",
         }
     }
 
-    fn chunk(&self, delta: &Map<String, Value>, reason: Option<FinishReason>) -> Value {
-        let mut chunk = self.head_json("chat.completion.chunk");
-        chunk["choices"] = json!([{ "index": 0, "delta": delta, "finish_reason": reason.map(|reason| reason_word(reason, self.has_calls)) }]);
-        chunk
-    }
-
-    fn head_json(&self, object: &str) -> Value {
-        head_json(&self.head, object)
+    /// A chunk of that answer, with what was told of its tokens since the last one.
+    fn chunk(&mut self, choice: usize, mut delta: Map<String, Value>, reason: Option<FinishReason>) -> Value {
+        let mut body = head_json(&self.head, self.object());
+        let (state, shape) = (&mut self.states[choice], self.choices.shape);
+        let reason = reason.map(|reason| reason_word(reason, state.has_calls));
+        let mut told = match shape {
+            Shape::Chat => json!({ "index": choice, "delta": delta, "finish_reason": reason }),
+            Shape::Text => {
+                let text = delta.remove("content").unwrap_or_else(|| json!(""));
+                json!({ "index": choice, "text": text, "logprobs": null, "finish_reason": reason })
+            }
+        };
+        if let Some((from, ids)) = state.tokens.take() {
+            told["token_ids"] = json!(ids);
+            told["token_offset"] = json!(from);
+        }
+        if !state.logprobs.is_empty() {
+            let tokens = std::mem::take(&mut state.logprobs);
+            told["logprobs"] = logprobs_json(shape, &tokens, &mut state.offset);
+        }
+        body["choices"] = json!([told]);
+        body
     }
 }
 
-/// The body of an answer that was not wanted as a stream.
-pub fn encode_response(head: &ReplyHead, answer: &WholeAnswer, finish: &Finish) -> Vec<u8> {
-    let WholeAnswer { text, thinking, calls, logprobs } = answer;
-    let mut message = json!({ "role": "assistant", "content": text });
-    if !calls.is_empty() {
-        message["tool_calls"] = calls.iter().map(encode_tool_call).collect();
+fn logprobs_json(shape: Shape, tokens: &[TokenLogprob], offset: &mut usize) -> Value {
+    match shape {
+        Shape::Chat => encode_logprobs(tokens),
+        Shape::Text => encode_text_logprobs(tokens, offset),
     }
-    if !thinking.is_empty() {
-        message["reasoning_content"] = json!(thinking);
-    }
-    let mut body = head_json(head, "chat.completion");
-    body["choices"] =
-        json!([{ "index": 0, "message": message, "finish_reason": reason_word(finish.reason, !calls.is_empty()) }]);
-    if !logprobs.is_empty() {
-        body["choices"][0]["logprobs"] = encode_logprobs(logprobs);
-    }
-    if let Some(usage) = finish.usage {
+}
+
+/// The body of answers that were not wanted as a stream, one or more.
+pub fn encode_response(head: &ReplyHead, choices: Choices, answers: &[(WholeAnswer, Finish)]) -> Vec<u8> {
+    let told = |(index, (answer, finish)): (usize, &(WholeAnswer, Finish))| {
+        let WholeAnswer { text, thinking, calls, logprobs } = answer;
+        let reason = reason_word(finish.reason, !calls.is_empty());
+        let mut told = match choices.shape {
+            Shape::Text => json!({ "index": index, "text": text, "logprobs": null, "finish_reason": reason }),
+            Shape::Chat => {
+                let mut message = json!({ "role": "assistant", "content": text });
+                if !calls.is_empty() {
+                    message["tool_calls"] = calls.iter().map(encode_tool_call).collect();
+                }
+                if !thinking.is_empty() {
+                    message["reasoning_content"] = json!(thinking);
+                }
+                json!({ "index": index, "message": message, "finish_reason": reason })
+            }
+        };
+        if !logprobs.is_empty() {
+            told["logprobs"] = logprobs_json(choices.shape, logprobs, &mut 0);
+        }
+        told
+    };
+    let object = if choices.shape == Shape::Chat { "chat.completion" } else { "text_completion" };
+    let mut body = head_json(head, object);
+    body["choices"] = answers.iter().enumerate().map(told).collect();
+    let finishes: Vec<Option<Finish>> = answers.iter().map(|(_, finish)| Some(*finish)).collect();
+    if let Some(usage) = choices.usage(&finishes) {
         body["usage"] = usage_json(usage);
     }
-    if let Some(timings) = timings_json(finish) {
+    // How fast several were at once says nothing of one.
+    if let [(_, finish)] = answers
+        && let Some(timings) = timings_json(finish)
+    {
         body["timings"] = timings;
     }
     body.to_string().into_bytes()
@@ -392,6 +486,66 @@ mod tests {
             r#"{"choices":[{"text":"a","logprobs":{"content":[{"id":7,"logprob":-0.5},{"id":9,"logprob":-1}]}}]}"#;
         assert_eq!(decode_chunk(scored).unwrap().tokens, [7, 9]);
         assert_eq!([ids("[7,8]"), ids("[7,-8]"), ids("null"), ids("7")], [vec![7, 8], vec![], vec![], vec![]]);
+    }
+
+    #[test]
+    fn several_answers_are_told_side_by_side() {
+        let head = ReplyHead { id: "a".into(), created: 1, model: "m".into() };
+        let choices = Choices { shape: Shape::Text, prompts: 2, n: 2 };
+        let finish = |prompt_tokens, completion_tokens| Finish {
+            reason: FinishReason::Stop,
+            usage: Some(Usage { prompt_tokens, cached_tokens: 0, completion_tokens }),
+            timings: Timings::default(),
+        };
+        let finishes = [finish(3, 1), finish(3, 2), finish(5, 4), finish(5, 8)];
+        let mut encoder = ChunkEncoder::with_choices(head.clone(), true, choices);
+        let logprobs = |text: &str| {
+            let drawn = chat::ScoredToken { bytes: text.into(), logprob: -0.5 };
+            ChatEvent::Logprobs(vec![TokenLogprob { drawn, top: Vec::new() }])
+        };
+        let mut stream = String::new();
+        for (choice, event) in [
+            (2, logprobs("c")),
+            (2, ChatEvent::Text("c".into())),
+            (0, ChatEvent::Text("a".into())),
+            (2, logprobs("d")),
+            (2, ChatEvent::Text("d".into())),
+            (2, ChatEvent::Finished(finishes[2])),
+            (0, ChatEvent::Finished(finishes[0])),
+            (1, ChatEvent::Finished(finishes[1])),
+        ] {
+            stream += &encoder.encode_choice(choice, &event);
+        }
+        assert!(!stream.contains(sse::DONE), "one of them is still being written");
+        stream += &encoder.encode_choice(3, &ChatEvent::Finished(finishes[3]));
+        let data: Vec<&str> = stream.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+        let (done, chunks) = data.split_last().unwrap();
+        assert_eq!(*done, sse::DONE);
+        let chunks: Vec<Value> = chunks.iter().map(|chunk| serde_json::from_str(chunk).unwrap()).collect();
+        let mut texts = [const { String::new() }; 4];
+        let mut offsets = Vec::new();
+        for chunk in &chunks {
+            assert_eq!(chunk["object"], "text_completion");
+            for choice in chunk["choices"].as_array().unwrap() {
+                texts[choice["index"].as_u64().unwrap() as usize] += choice["text"].as_str().unwrap();
+                offsets.extend(choice["logprobs"]["text_offset"][0].as_u64());
+            }
+        }
+        assert_eq!((texts, offsets), (["a", "", "cd", ""].map(str::to_owned), vec![0, 1]));
+        let usage = json!({ "prompt_tokens": 8, "completion_tokens": 15, "total_tokens": 23,
+            "prompt_tokens_details": { "cached_tokens": 0 } });
+        assert_eq!(chunks.last().unwrap()["usage"], usage, "a prompt is counted once");
+
+        let answers = finishes.map(|finish| (WholeAnswer { text: "x".into(), ..WholeAnswer::default() }, finish));
+        let whole: Value = serde_json::from_slice(&encode_response(&head, choices, &answers)).unwrap();
+        assert_eq!((whole["choices"].as_array().unwrap().len(), &whole["usage"]), (4, &usage));
+        assert_eq!(whole["choices"][3], json!({ "index": 3, "text": "x", "logprobs": null, "finish_reason": "stop" }));
+        let chat = Choices { shape: Shape::Chat, prompts: 1, n: 2 };
+        let whole: Value = serde_json::from_slice(&encode_response(&head, chat, &answers[..2])).unwrap();
+        assert_eq!(
+            (&whole["choices"][1]["message"]["content"], &whole["usage"]["prompt_tokens"]),
+            (&json!("x"), &json!(3))
+        );
     }
 
     #[test]

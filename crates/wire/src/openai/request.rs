@@ -6,35 +6,39 @@ use crate::json::{Object, body_object, flag, integer, member, number, string, wh
 use crate::request_error::RequestError;
 
 /// One call of `/v1/chat/completions`, decoded.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ChatCall {
     /// What is asked.
     pub request: ChatRequest,
+    /// So many answers to it.
+    pub n: usize,
     /// The answer is wanted as a stream of events.
     pub stream: bool,
     /// A stream ends with a chunk that counts tokens.
     pub include_usage: bool,
 }
 
+impl Default for ChatCall {
+    fn default() -> Self {
+        Self { request: ChatRequest::default(), n: 1, stream: false, include_usage: false }
+    }
+}
+
+/// The most answers to one request: each takes a place in the queue.
+const MOST_CHOICES: i128 = 16;
 /// vLLM's name for it.
 const TELLS_TOKENS: &str = "return_token_ids";
 /// What another Tidegate wrote of the answer; no other server knows this member.
 const WRITTEN: &str = "tidegate_written";
 
 /// Reads the body of a call. Unknown members are ignored; members that would change the answer and can't be served
-/// (`n` above 1, images, a forced call) are errors.
+/// (images, a forced call) are errors.
 pub fn decode_request(body: &[u8]) -> Result<ChatCall, RequestError> {
     let object = body_object(body)?;
     refuse_unsupported(&object)?;
-    let model = member(&object, "model").map(|value| string(value, "model")).transpose()?;
-    let stream = flag(&object, "stream", "stream")?;
-    let include_usage = match member(&object, "stream_options") {
-        Some(Value::Object(options)) => flag(options, "include_usage", "stream_options.include_usage")?,
-        Some(other) => return Err(wrong_type("stream_options", "an object", other)),
-        None => false,
-    };
+    let (stream, include_usage) = stream_options(&object)?;
     let request = ChatRequest {
-        model: model.filter(|name| !name.is_empty()),
+        model: model(&object)?,
         messages: messages(&object)?,
         raw: None,
         tools: decode_tools(&object)?,
@@ -43,7 +47,32 @@ pub fn decode_request(body: &[u8]) -> Result<ChatCall, RequestError> {
         written: member(&object, WRITTEN).map(decode_written).transpose()?,
         tells_tokens: flag(&object, TELLS_TOKENS, TELLS_TOKENS)?,
     };
-    Ok(ChatCall { request, stream, include_usage })
+    Ok(ChatCall { request, n: choices(&object)?, stream, include_usage })
+}
+
+/// The model that a call names.
+pub(super) fn model(object: &Object) -> Result<Option<String>, RequestError> {
+    let model = member(object, "model").map(|value| string(value, "model")).transpose()?;
+    Ok(model.filter(|name| !name.is_empty()))
+}
+
+/// How many answers are wanted.
+pub(super) fn choices(object: &Object) -> Result<usize, RequestError> {
+    match member(object, "n").map(integer) {
+        None => Ok(1),
+        Some(Some(n @ 1..=MOST_CHOICES)) => Ok(n as usize),
+        Some(_) => Err(RequestError::at("n", format!("`n` must be between 1 and {MOST_CHOICES}"))),
+    }
+}
+
+/// Whether a stream is wanted, and whether it ends with the count of tokens.
+pub(super) fn stream_options(object: &Object) -> Result<(bool, bool), RequestError> {
+    let include_usage = match member(object, "stream_options") {
+        Some(Value::Object(options)) => flag(options, "include_usage", "stream_options.include_usage")?,
+        Some(other) => return Err(wrong_type("stream_options", "an object", other)),
+        None => false,
+    };
+    Ok((flag(object, "stream", "stream")?, include_usage))
 }
 
 /// The body that asks a node for `model`'s answer. Parameters that were not set are left to the node; those that
@@ -79,6 +108,7 @@ pub fn encode_request(call: &ChatCall) -> Vec<u8> {
     let is_continued = messages.last().is_some_and(|last| last.role == Role::Assistant && last.tool_calls.is_empty());
     set("continue_final_message", is_continued.then_some(Value::Bool(true)));
     set("add_generation_prompt", is_continued.then_some(Value::Bool(false)));
+    set("n", (call.n > 1).then(|| call.n.into()));
     set("logprobs", sampling.top_logprobs.map(|_| Value::Bool(true)));
     set("top_logprobs", sampling.top_logprobs.map(Value::from));
     set("response_format", sampling.constraint.as_ref().and_then(encode_format));
@@ -181,11 +211,6 @@ fn short(value: f32) -> Value {
 }
 
 fn refuse_unsupported(object: &Object) -> Result<(), RequestError> {
-    if let Some(n) = member(object, "n")
-        && integer(n) != Some(1)
-    {
-        return Err(RequestError::at("n", "only one answer per request can be given: `n` must be 1"));
-    }
     let wants_no_tool = member(object, "tool_choice").and_then(Value::as_str) == Some("none");
     let has_functions = member(object, "functions").is_some_and(|functions| functions != &json!([]));
     if has_functions && !wants_no_tool {
@@ -279,7 +304,7 @@ fn part_text<'a>(part: &'a Value, at: &str) -> Result<&'a str, RequestError> {
     }
 }
 
-fn sampling(object: &Object) -> Result<SamplingParams, RequestError> {
+pub(super) fn sampling(object: &Object) -> Result<SamplingParams, RequestError> {
     let repetition =
         if member(object, "repetition_penalty").is_some() { "repetition_penalty" } else { "repeat_penalty" };
     let top_logprobs = top_logprobs(object)?;
@@ -393,7 +418,7 @@ mod tests {
             ],
             "temperature": 0.2, "top_k": -1, "top_p": 0.9, "min_p": 0.05, "repeat_penalty": 1.1,
             "presence_penalty": 0.5, "frequency_penalty": -0.5, "seed": 7, "max_tokens": 9, "max_completion_tokens": 16.0,
-            "stop": "END", "n": 1, "tools": [], "response_format": { "type": "text" }, "logprobs": false,
+            "stop": "END", "n": 3, "tools": [], "response_format": { "type": "text" }, "logprobs": false,
         });
         let call = decode_request(body.to_string().as_bytes()).unwrap();
         let messages = [
@@ -404,7 +429,7 @@ mod tests {
         ];
         assert_eq!(call.request.messages, messages);
         assert_eq!(call.request.model.as_deref(), Some("qwen"));
-        assert!(call.stream && call.include_usage);
+        assert!(call.stream && call.include_usage && call.n == 3);
         let expected = SamplingParams {
             temperature: Some(0.2),
             top_k: Some(0),
@@ -423,7 +448,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_served_is_refused_by_name() {
-        assert!(refused(&user(json!({ "n": 2 })), "n").contains("one answer"));
+        assert!(refused(&user(json!({ "n": 17 })), "n").contains("between 1 and 16"));
+        refused(&user(json!({ "n": 0 })), "n");
+        refused(&user(json!({ "n": "2" })), "n");
         refused(&user(json!({ "tools": [{ "type": "function" }] })), "tools[0].function");
         refused(&user(json!({ "tools": [{ "type": "web_search" }] })), "tools[0].type");
         let tools = json!([{ "type": "function", "function": { "name": "f" } }]);
@@ -470,7 +497,7 @@ mod tests {
             tells_tokens: true,
             ..ChatRequest::default()
         };
-        let call = ChatCall { request, stream: true, include_usage: true };
+        let call = ChatCall { request, n: 1, stream: true, include_usage: true };
         assert_eq!(decode_request(&encode_request(&call)), Ok(call));
         refused(&user(json!({ "tidegate_written": 3 })), "tidegate_written");
         refused(&user(json!({ "tidegate_written": { "token_ids": [1, -1] } })), "tidegate_written.token_ids[1]");
