@@ -104,6 +104,7 @@ pub(crate) fn macos(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 fn prepare(workspace: &Workspace, steps: &mut Steps) -> Result<Prepared> {
     let mut tools = setup::node(workspace, steps)?;
     setup::ui_packages(workspace, &tools, steps)?;
+    setup::clients(workspace, &tools, steps)?;
     let starter = setup::starter_model(workspace, steps)?;
     if !on_macos() {
         setup::tauri_driver(workspace, &mut tools, steps)?;
@@ -138,6 +139,16 @@ fn tests(workspace: &Workspace, prepared: &Prepared, steps: &mut Steps) -> Resul
         steps.not_run("models on Metal", "the Rust tests run them on this Mac's GPU");
     } else {
         metal_test::run(workspace, steps);
+    }
+
+    let name = "official clients";
+    if built {
+        let mut clients = tools.npm_in(&workspace.clients(), &["test"])?;
+        clients.env("TIDEGATE_BIN_DIR", workspace.target.join("debug"));
+        with_models(&mut clients);
+        steps.run_tests(name, &mut clients);
+    } else {
+        steps.not_run(name, "the build failed");
     }
 
     steps.run_tests("interface: in a browser", &mut with_browser(tools.npm(workspace, &["run", "e2e"])?));

@@ -34,9 +34,15 @@ impl Tools {
         Ok(command)
     }
 
+    /// npm for the interface.
     pub(crate) fn npm(&self, workspace: &Workspace, arguments: &[&str]) -> Result<Command> {
+        self.npm_in(&workspace.ui(), arguments)
+    }
+
+    /// npm for the package in that folder.
+    pub(crate) fn npm_in(&self, folder: &Path, arguments: &[&str]) -> Result<Command> {
         let mut command = self.command("npm")?;
-        command.current_dir(workspace.ui()).args(arguments);
+        command.current_dir(folder).args(arguments);
         Ok(command)
     }
 }
@@ -130,16 +136,27 @@ fn parse_version(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// The interface's packages as its lock file has them.
+/// The interface's packages.
 pub(crate) fn ui_packages(workspace: &Workspace, tools: &Tools, steps: &mut Steps) -> Result<()> {
+    packages(workspace, tools, steps, "interface packages", &workspace.ui())
+}
+
+/// The official clients that the gateway is tested with.
+pub(crate) fn clients(workspace: &Workspace, tools: &Tools, steps: &mut Steps) -> Result<()> {
+    packages(workspace, tools, steps, "official clients: packages", &workspace.clients())
+}
+
+/// The packages of that folder as its lock file has them.
+fn packages(workspace: &Workspace, tools: &Tools, steps: &mut Steps, name: &str, folder: &Path) -> Result<()> {
     let _lock = lock(workspace)?;
-    let lock = fs::read_to_string(workspace.ui().join("package-lock.json")).context("reading ui/package-lock.json")?;
+    let lock = folder.join("package-lock.json");
+    let lock = fs::read_to_string(&lock).with_context(|| format!("reading {}", lock.display()))?;
     // Inside node_modules, so that it goes when they go.
-    let stamp = workspace.ui().join("node_modules/.tidegate-lock");
+    let stamp = folder.join("node_modules/.tidegate-lock");
     if fs::read_to_string(&stamp).is_ok_and(|text| text == lock) {
         return Ok(());
     }
-    steps.run("interface packages", &mut tools.npm(workspace, &["ci", "--no-audit", "--no-fund"])?);
+    steps.run(name, &mut tools.npm_in(folder, &["ci", "--no-audit", "--no-fund"])?);
     steps.all_passed()?;
     fs::write(&stamp, lock)?;
     Ok(())

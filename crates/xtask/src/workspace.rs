@@ -39,6 +39,11 @@ impl Workspace {
         self.root.join("ui")
     }
 
+    /// Tests with the official clients of the gateway's dialects.
+    pub(crate) fn clients(&self) -> PathBuf {
+        self.root.join("tests/clients")
+    }
+
     /// Stamps and logs of this tool: gone with the build folder.
     pub(crate) fn notes(&self) -> PathBuf {
         self.target.join("xtask")
