@@ -259,6 +259,11 @@ async function idle() {
     const reply = await ollama.chat({ model, messages, format: schema, options: { ...options, num_predict: 40 } });
     assert.deepEqual(Object.keys(JSON.parse(reply.message.content)), ["color"]);
   });
+  native("logprobs and top_logprobs", async () => {
+    const reply = await ollama.chat({ model, messages, options, logprobs: true, top_logprobs: 2 });
+    assert.equal(reply.logprobs[0].top_logprobs.length, 2);
+    assert.equal(reply.logprobs.map((token) => token.token).join("").trim(), reply.message.content.trim());
+  });
   native("list, show and ps", async () => {
     assert.ok((await ollama.list()).models.some((entry) => entry.name === model));
     assert.ok((await ollama.show({ model })).capabilities.includes("completion"));

@@ -24,7 +24,7 @@ use crate::reply::{explanation, now_secs};
 
 /// The release of Ollama whose dialect this is: programs compare it with the one that brought what they need, and would
 /// take our own version for a very old one. `/health` tells that.
-const SPOKEN: &str = "0.12.6";
+const SPOKEN: &str = "0.12.11";
 
 pub(crate) async fn chat(
     State(gateway): State<Arc<Gateway>>,

@@ -1,10 +1,11 @@
 use std::time::Duration;
 
-use chat::{ChatEvent, Finish, FinishReason, Progress, ToolCall};
+use chat::{ChatEvent, Finish, FinishReason, Progress, TokenLogprob, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::request::LoadChange;
 use super::time::rfc3339;
+use crate::openai::logprobs::encode_tokens;
 
 /// Which call is answered; the answers differ in where the text goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,8 @@ struct Part {
     text: String,
     thinking: String,
     calls: Vec<Value>,
+    /// Of the tokens that the text is made of.
+    logprobs: Vec<TokenLogprob>,
 }
 
 impl ReplyEncoder {
@@ -70,8 +73,13 @@ impl ReplyEncoder {
                 self.loaded = elapsed;
                 return String::new();
             }
-            // The dialect has no word for the rest, and probabilities are refused.
-            ChatEvent::Progress(_) | ChatEvent::Logprobs(_) | ChatEvent::Tokens { .. } => return String::new(),
+            // They go with the text that follows.
+            ChatEvent::Logprobs(tokens) => {
+                self.part.logprobs.extend_from_slice(tokens);
+                return String::new();
+            }
+            // The dialect has no word for the rest.
+            ChatEvent::Progress(_) | ChatEvent::Tokens { .. } => return String::new(),
         }
         self.began.get_or_insert(elapsed);
         if self.stream { written(self.line(elapsed, false)) } else { String::new() }
@@ -115,6 +123,9 @@ fn line(head: &ReplyHead, elapsed: Duration, part: Part, done: bool) -> Map<Stri
     let mut line = Map::new();
     line.insert("model".into(), json!(head.model));
     line.insert("created_at".into(), json!(rfc3339(head.created.saturating_add(elapsed.as_secs()))));
+    if !part.logprobs.is_empty() {
+        line.insert("logprobs".into(), Value::Array(encode_tokens(&part.logprobs)));
+    }
     match head.endpoint {
         Endpoint::Chat => {
             let mut message = Map::new();
@@ -195,6 +206,29 @@ mod tests {
             (400, ChatEvent::ToolCall { index: 0, call }),
             (1000, ChatEvent::Finished(Finish { reason: FinishReason::Stop, usage, timings: Timings::default() })),
         ]
+    }
+
+    #[test]
+    fn probabilities_go_with_their_text() {
+        let scored = |text: &str| chat::ScoredToken { bytes: text.into(), logprob: -0.5 };
+        let told = |text: &str| ChatEvent::Logprobs(vec![TokenLogprob { drawn: scored(text), top: vec![scored("z")] }]);
+        let mut streamed = ReplyEncoder::new(head(Endpoint::Chat), true);
+        let mut whole = ReplyEncoder::new(head(Endpoint::Generate), false);
+        let events =
+            [told("a"), ChatEvent::Text("a".into()), told("b"), ChatEvent::Text("b".into()), events().remove(6).1];
+        let lines = |encoder: &mut ReplyEncoder| -> Vec<Value> {
+            let lines: String = events.iter().map(|event| encoder.encode(event, Duration::ZERO)).collect();
+            lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        };
+        let entry = |text: &str| {
+            let scored = |text: &str| json!({ "token": text, "logprob": -0.5, "bytes": text.as_bytes() });
+            let mut entry = scored(text);
+            entry["top_logprobs"] = json!([scored("z")]);
+            entry
+        };
+        let told: Vec<Value> = lines(&mut streamed).iter().map(|line| line["logprobs"].clone()).collect();
+        assert_eq!(told, [json!([entry("a")]), json!([entry("b")]), Value::Null]);
+        assert_eq!(lines(&mut whole)[0]["logprobs"], json!([entry("a"), entry("b")]));
     }
 
     fn check(endpoint: Endpoint, stream: bool, expected: &[&str]) {

@@ -4,7 +4,7 @@ use chat::{ChatRequest, Message, OutputConstraint, RawText, ReasoningEffort, Red
 use serde_json::Value;
 
 use crate::json::{Object, body_object, integer, member, number, string, whole, wrong_type};
-use crate::openai::request::stop;
+use crate::openai::request::{stop, top_logprobs};
 use crate::openai::tools::{decode_tool_calls, decode_tools};
 use crate::request_error::RequestError;
 
@@ -29,8 +29,8 @@ pub enum LoadChange {
 }
 
 /// Reads the body of a call of `/api/chat`. Unknown members and what says how a model is loaded (`keep_alive`,
-/// `options.num_ctx`) are ignored; members that would change the answer and can't be served (images, log
-/// probabilities) are errors.
+/// `options.num_ctx`) are ignored; members that would change the answer and can't be served (images)
+/// are errors.
 ///
 /// Calls and results that have no ids, as Ollama's clients send them, get some: a result belongs to the oldest call of
 /// its `tool_name` that has none yet.
@@ -88,9 +88,7 @@ pub(super) fn flag(object: &Object, name: &str) -> Result<Option<bool>, RequestE
 }
 
 fn call(object: &Object, messages: Vec<Message>, raw: Option<RawText>) -> Result<ChatCall, RequestError> {
-    if flag(object, "logprobs")?.unwrap_or(false) {
-        return Err(RequestError::at("logprobs", "log probabilities are not supported"));
-    }
+    let top_logprobs = flag(object, "logprobs")?.unwrap_or(false).then(|| top_logprobs(object)).transpose()?;
     let load_change = (messages.is_empty() && raw.is_none()).then(|| {
         let is_zero = member(object, "keep_alive").is_some_and(is_no_time);
         if is_zero { LoadChange::Unload } else { LoadChange::Load }
@@ -102,7 +100,7 @@ fn call(object: &Object, messages: Vec<Message>, raw: Option<RawText>) -> Result
         raw,
         tools: decode_tools(object)?,
         reasoning_effort: reasoning_effort(object)?,
-        sampling: SamplingParams { constraint, ..sampling(object)? },
+        sampling: SamplingParams { constraint, top_logprobs, ..sampling(object)? },
         ..ChatRequest::default()
     };
     Ok(ChatCall { request, stream: flag(object, "stream")?.unwrap_or(true), load_change })
@@ -373,12 +371,19 @@ mod tests {
         for (name, value) in [
             ("template", json!("{{ .Prompt }}")),
             ("images", json!(["aGk="])),
-            ("logprobs", json!(true)),
+            ("logprobs", json!(2)),
             ("prompt", json!(["a"])),
         ] {
             let error = decode_generate(json!({ "prompt": "hi", name: value }).to_string().as_bytes()).unwrap_err();
             assert_eq!(error.param.as_deref(), Some(name));
         }
+    }
+
+    #[test]
+    fn probabilities_are_asked_for() {
+        let top = |body: Value| chat(&user(body)).request.sampling.top_logprobs;
+        assert_eq!(top(json!({ "logprobs": true, "top_logprobs": 3 })), Some(3));
+        assert_eq!([top(json!({ "logprobs": true })), top(json!({ "top_logprobs": 3 }))], [Some(0), None]);
     }
 
     #[test]
@@ -406,7 +411,7 @@ mod tests {
         refused(&user(json!({ "format": "yaml" })), "format");
         refused(&user(json!({ "think": "some" })), "think");
         refused(&user(json!({ "stream": "yes" })), "stream");
-        refused(&user(json!({ "logprobs": true })), "logprobs");
+        refused(&user(json!({ "logprobs": true, "top_logprobs": 21 })), "top_logprobs");
         refused(&user(json!({ "options": [] })), "options");
         refused(&user(json!({ "options": { "temperature": "hot" } })), "temperature");
         refused(&user(json!({ "options": { "num_predict": 0 } })), "options.num_predict");

@@ -8,7 +8,7 @@ pub(super) fn encode_logprobs(tokens: &[TokenLogprob]) -> Value {
 }
 
 /// One entry for each token.
-pub(super) fn encode_tokens(tokens: &[TokenLogprob]) -> Vec<Value> {
+pub(crate) fn encode_tokens(tokens: &[TokenLogprob]) -> Vec<Value> {
     let scored = |token: &ScoredToken| json!({ "token": String::from_utf8_lossy(&token.bytes), "logprob": token.logprob, "bytes": token.bytes });
     tokens
         .iter()

@@ -8,7 +8,7 @@
 
 mod completion;
 mod error;
-mod logprobs;
+pub(crate) mod logprobs;
 mod models;
 mod reply;
 pub(crate) mod request;

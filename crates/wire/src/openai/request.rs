@@ -345,7 +345,7 @@ fn logit_bias(object: &Object) -> Result<Vec<(u32, f32)>, RequestError> {
 }
 
 /// How many tokens are to be told beside each.
-pub(super) fn top_logprobs(object: &Object) -> Result<usize, RequestError> {
+pub(crate) fn top_logprobs(object: &Object) -> Result<usize, RequestError> {
     const MOST: usize = 20;
     match whole(object, "top_logprobs")? {
         None => Ok(0),
