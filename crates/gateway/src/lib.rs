@@ -38,6 +38,9 @@ use crate::traffic::Traffic;
 /// The largest request that is read. A conversation of a million tokens is about 4 MB of text.
 const MAX_REQUEST_BYTES: usize = 16 << 20;
 
+/// Files that this process is to be able to have open: each connection is one, and a Mac's programs begin with 256.
+const OPEN_FILES: u64 = 10_240;
+
 /// Where Anthropic's dialect is spoken.
 pub(crate) const MESSAGES: &str = "/v1/messages";
 /// Where Ollama's is.
@@ -55,7 +58,7 @@ pub(crate) struct Gateway {
 }
 
 /// Serves until `stop` resolves. From then on nobody new is let in but to `/health`, and answers that run get `drain` to
-/// end; the app's shutdown ends the others.
+/// end; the app's shutdown ends the others. The process may have more files open from then on, as far as the system lets it.
 ///
 /// # Errors
 /// Where the listener fails.
@@ -66,6 +69,9 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
     drain: Duration,
 ) -> std::io::Result<()> {
+    if let Err(error) = rlimit::increase_nofile_limit(OPEN_FILES) {
+        tracing::warn!(%error, "fewer connections can be held than there might be");
+    }
     let address = listener.local_addr()?;
     let admission = Admission::new(key, address);
     let gateway = Arc::new(Gateway { app, admission, traffic: Arc::default(), metrics: Arc::default() });
