@@ -1,7 +1,6 @@
 //! OpenAI's dialect: chat completions and completions of text, streamed or whole, and the list of models.
 
 use std::convert::Infallible;
-use std::future::ready;
 use std::sync::Arc;
 
 use app::CompletionEvent;
@@ -121,17 +120,19 @@ fn streamed(answers: Vec<Answer>, mut encoder: ChunkEncoder, echo: &[String], n:
     let events =
         answers.into_iter().enumerate().map(|(choice, answer)| answer.into_events().map(move |it| (choice, it)));
     // The body pulls: a reader that doesn't read holds the backend back instead of filling memory, and one that goes
-    // away drops the answers, which stops them. One that fails ends them all.
-    let events = select_all(events).scan(false, move |has_failed, (choice, event)| {
-        if std::mem::replace(has_failed, event.is_err()) {
-            return ready(None);
-        }
+    // away drops the answers, which stops them.
+    let events = stream::unfold((select_all(events), encoder), |(mut events, mut encoder)| async move {
+        let (choice, event) = events.next().await?;
         let text = match event {
             Ok(CompletionEvent::Chat(event)) => encoder.encode_choice(choice, &event),
             Ok(CompletionEvent::Moved(decision)) => moved_comment(&decision),
-            Err(error) => encoder.encode_error(&Failure::from(error).body),
+            Err(error) => {
+                // One that fails ends them all.
+                events.clear();
+                encoder.encode_error(&Failure::from(error).body)
+            }
         };
-        ready(Some(text))
+        Some((text, (events, encoder)))
     });
     let body = stream::iter(echoed).chain(events).map(Ok::<_, Infallible>);
     let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")];
